@@ -1,14 +1,18 @@
 """Which tokens see which, and one attention function.
 
-Axis letters: B batch, T query time, S key time, H heads, K head dim.
+Axis letters: B batch, T query time, S key time, H heads, K head dim; of blocks:
+N all blocks of a batch, C = 64 columns a block.
 """
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from hh_jax.types import Array
 
-IMPLEMENTATIONS = ('xla', 'cpu')
+IMPLEMENTATIONS = ('xla', 'cpu', 'cpu_blocks')
+BLOCK = 64
+_MASKED = float(jnp.finfo(jnp.float32).min)
 
 
 def causal_mask(segments: Array, branches: Array | None = None) -> Array:
@@ -27,6 +31,14 @@ def causal_mask(segments: Array, branches: Array | None = None) -> Array:
   return mask
 
 
+def fastest() -> str:
+  """The implementation for the devices that are there."""
+  if jax.default_backend() != 'cpu':
+    return 'xla'
+  # blocks of a row that several devices share would be gathered to each
+  return 'cpu_blocks' if jax.device_count() == 1 else 'cpu'
+
+
 def attend(q: Array, k: Array, v: Array, mask: Array, *, impl: str) -> Array:
   """Softmax attention: q [B, T, H, K], k and v [B, S, H, K], mask [B, T, S].
 
@@ -34,7 +46,9 @@ def attend(q: Array, k: Array, v: Array, mask: Array, *, impl: str) -> Array:
   """
   if impl == 'xla':
     return _attend_xla(q, k, v, mask)
-  if impl == 'cpu':
+  if impl == 'cpu_blocks' and _has_blocks(mask):
+    return _attend_blocks(q, k, v, mask)
+  if impl in ('cpu', 'cpu_blocks'):
     return _attend_cpu(q, k, v, mask)
   raise ValueError(f'attention {impl!r} is none of {IMPLEMENTATIONS}')
 
@@ -44,7 +58,7 @@ def _attend_xla(q: Array, k: Array, v: Array, mask: Array) -> Array:
     'bthk,bshk->bhts', q, k, preferred_element_type=jnp.float32
   )
   scores = scores * q.shape[-1] ** -0.5
-  scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+  scores = jnp.where(mask[:, None], scores, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   return jnp.einsum('bhts,bshk->bthk', weights, v)
 
@@ -62,9 +76,143 @@ def _attend_cpu(q: Array, k: Array, v: Array, mask: Array) -> Array:
   scores = barrier(
     jnp.einsum('bhtk,bhsk->bhts', q, k, preferred_element_type=jnp.float32)
   )
-  scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+  scores = jnp.where(mask[:, None], scores, _MASKED)
   top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   weights = barrier(jnp.exp(scores - top))
   total = weights.sum(axis=-1)[..., None]
   out = barrier(jnp.einsum('bhts,bhsk->bhtk', weights.astype(v.dtype), v))
   return (out / total).astype(v.dtype).swapaxes(1, 2)
+
+
+def _has_blocks(mask: Array) -> bool:
+  """Whether [B, T, S] is whole blocks, and enough of them to be worth it."""
+  _, t, s = mask.shape
+  return t == s and t % BLOCK == 0 and t > 2 * BLOCK
+
+
+@flax.struct.dataclass
+class _Blocks:
+  """Queries, keys and values by block, float32 [N, H, C, K], and who sees whom.
+
+  Block n of the queries sees those of the keys from first[n] to last[n], and
+  nothing else; the rest is never computed.
+  """
+
+  q: Array  # scaled by K ** -0.5
+  k: Array
+  v: Array
+  mask: Array  # bool [B, T, T]
+  first: Array  # int32 [N], blocks within the row
+  last: Array
+
+  def scores(self, n: Array, j: Array) -> tuple[Array, Array]:
+    """Of query block n with block j of its row, [H, C, C]; and j among N."""
+    row_blocks = self.mask.shape[1] // BLOCK
+    row, i = n // row_blocks, n % row_blocks
+    m = row * row_blocks + j
+    start, size = (row, i * BLOCK, j * BLOCK), (1, BLOCK, BLOCK)
+    visible = jax.lax.dynamic_slice(self.mask, start, size)
+    scores = _product('htk,hsk->hts', self.q[n], self.k[m])
+    return jnp.where(visible, scores, _MASKED), m
+
+
+def _product(equation: str, x: Array, y: Array) -> Array:
+  """An einsum that elementwise work is kept out of."""
+  return jax.lax.optimization_barrier(jnp.einsum(equation, x, y))
+
+
+def _to_blocks(x: Array) -> Array:
+  """[B, T, H, K] -> float32 [N, H, C, K]."""
+  x = x.astype(jnp.float32).reshape(-1, BLOCK, *x.shape[2:])
+  return x.swapaxes(1, 2)
+
+
+def _from_blocks(x: Array, like: Array) -> Array:
+  return x.swapaxes(1, 2).reshape(like.shape).astype(like.dtype)
+
+
+def _blocks(q: Array, k: Array, v: Array, mask: Array) -> _Blocks:
+  b, t, _ = mask.shape
+  n = t // BLOCK
+  seen = mask.reshape(b, n, BLOCK, n, BLOCK).any((2, 4)).reshape(b * n, n)
+  first = jnp.argmax(seen, axis=1)
+  last = n - 1 - jnp.argmax(seen[:, ::-1], axis=1)
+  q, k, v = (_to_blocks(x) for x in (q, k, v))
+  return _Blocks(q * q.shape[-1] ** -0.5, k, v, mask, first, last)
+
+
+@jax.custom_vjp
+def _attend_blocks(q: Array, k: Array, v: Array, mask: Array) -> Array:
+  """The same block by block, and only where the mask lets anything through.
+
+  Softmax in one pass over the keys (Dao et al. 2022), so no [B, H, T, S] array
+  exists; a packed row costs what its pairs cost, whatever its length.
+  """
+  return _forward(q, k, v, mask)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, mask: Array):
+  blocks = _blocks(q, k, v, mask)
+
+  def block(n: Array) -> tuple[Array, Array]:
+    def add(j, carry):
+      top, total, out = carry
+      scores, m = blocks.scores(n, j)
+      new_top = jnp.maximum(top, scores.max(-1))
+      weights = jax.lax.optimization_barrier(
+        jnp.exp(scores - new_top[..., None])
+      )
+      fade = jnp.exp(top - new_top)
+      out = out * fade[..., None] + _product(
+        'hts,hsk->htk', weights, blocks.v[m]
+      )
+      return new_top, total * fade + weights.sum(-1), out
+
+    zeros = jnp.zeros_like(blocks.q[0])
+    start = (zeros[..., 0] + _MASKED, zeros[..., 0], zeros)
+    top, total, out = jax.lax.fori_loop(
+      blocks.first[n], blocks.last[n] + 1, add, start
+    )
+    return out / total[..., None], top + jnp.log(total)
+
+  out, log_total = jax.lax.map(block, jnp.arange(blocks.q.shape[0]))
+  return _from_blocks(out, q), (q, k, v, mask, out, log_total)
+
+
+def _backward(residuals, grad: Array):
+  """Recomputes the weights of a block from log_total, [N, H, C]."""
+  q, k, v, mask, out, log_total = residuals
+  blocks, grad = _blocks(q, k, v, mask), _to_blocks(grad)
+  along_out = (grad * out).sum(-1)  # [N, H, C]
+
+  def block(carry, n: Array):
+    def add(j, carry):
+      dq, dk, dv = carry
+      scores, m = blocks.scores(n, j)
+      weights = jax.lax.optimization_barrier(
+        jnp.exp(scores - log_total[n][..., None])
+      )
+      dweights = _product('htk,hsk->hts', grad[n], blocks.v[m])
+      dscores = jax.lax.optimization_barrier(
+        weights * (dweights - along_out[n][..., None])
+      )
+      dq += _product('hts,hsk->htk', dscores, blocks.k[m])
+      dk = dk.at[m].add(_product('hts,htk->hsk', dscores, blocks.q[n]))
+      dv = dv.at[m].add(_product('hts,htk->hsk', weights, grad[n]))
+      return dq, dk, dv
+
+    dq, dk, dv = jax.lax.fori_loop(
+      blocks.first[n],
+      blocks.last[n] + 1,
+      add,
+      (jnp.zeros_like(blocks.q[0]), *carry),
+    )
+    return (dk, dv), dq
+
+  start = (jnp.zeros_like(blocks.k), jnp.zeros_like(blocks.v))
+  (dk, dv), dq = jax.lax.scan(block, start, jnp.arange(blocks.q.shape[0]))
+  dq *= q.shape[-1] ** -0.5
+  return _from_blocks(dq, q), _from_blocks(dk, k), _from_blocks(dv, v), None
+
+
+_attend_blocks.defvjp(_forward, _backward)

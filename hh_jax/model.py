@@ -36,7 +36,7 @@ class ModelConfig:
   mlp: str = 'gelu'  # 'gelu' (two matrices) or 'swiglu' (three)
   rope_base: float = 10_000.0
   dtype: str = 'float32'  # of matmul operands; parameters stay float32
-  attention: str = 'auto'  # 'auto', 'xla' or 'cpu'
+  attention: str = 'auto'  # or one of attention.IMPLEMENTATIONS
   remat: str = 'none'  # 'none', 'full', or 'dots' (keep matmul results)
   scan_unroll: int = 1  # layers a scan step; all of them is fastest on CPU
 
@@ -169,7 +169,7 @@ class Block(nn.Module):
 
   def _matmul(self, equation: str, x: Array, kernel: Array) -> Array:
     kernel = kernel.astype(x.dtype)
-    if self.config.attention != 'cpu':
+    if self.config.attention == 'xla':
       return jnp.einsum(equation, x, kernel)
     # see attention.attend; the one on the result serves the backward pass
     x, kernel = jax.lax.optimization_barrier((x, kernel))
@@ -280,8 +280,7 @@ class Transformer:
   def _network(self) -> _Network:
     config = self.config
     if config.attention == 'auto':
-      impl = 'cpu' if jax.default_backend() == 'cpu' else 'xla'
-      config = dataclasses.replace(config, attention=impl)
+      config = dataclasses.replace(config, attention=attention.fastest())
     return _Network(config)
 
   def init(self, key: Array) -> Params:
