@@ -6,12 +6,14 @@ downloads the two harmless-base files and the helpful-base test file to
 data/cache; those that lie in data_dir are used as they are. The training
 PM and the held-out PM each learn from half of the conversations. Both learn
 from red-teaming comparisons alone, so expect less than one half on helpful
-pairs (Bai et al. 2022, Fig 19). Sizes: full (default), short (a smoke test).
+pairs (Bai et al. 2022, Fig 19). Sizes: full (default), short (a smoke test);
+or a stage's name, for that stage alone (see configs/demo.py), with
+--config.data.options.data_dir=DIR.
 """
 
 import ml_collections
 
-from configs import common, pipeline
+from configs import common, demo, pipeline
 
 SIZES = {
   # train pairs, test pairs a set (0: all), pretraining steps, PPO iterations,
@@ -22,8 +24,10 @@ SIZES = {
 
 
 def get_config(size=None):
+  if size in demo.STAGES:
+    return get_config()[size]
   num_pairs, num_test, steps, iterations, eval_prompts = common.choose(
-    size, SIZES, 'full'
+    size, SIZES | dict.fromkeys(demo.STAGES), 'full'
   )
   data = common.hh_rlhf()
   # one flag for all stages: --config.data_dir=DIR
