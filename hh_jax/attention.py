@@ -176,13 +176,17 @@ def _forward(q: Array, k: Array, v: Array, mask: Array):
     return out / total[..., None], top + jnp.log(total)
 
   out, log_total = jax.lax.map(block, jnp.arange(blocks.q.shape[0]))
-  return _from_blocks(out, q), (q, k, v, mask, out, log_total)
+  return _from_blocks(out, q), (blocks, out, log_total)
+
+
+def _add_at(x: Array, m: Array, update: Array) -> Array:
+  return x.at[m].add(update, mode='promise_in_bounds')
 
 
 def _backward(residuals, grad: Array):
   """Recomputes the weights of a block from log_total, [N, H, C]."""
-  q, k, v, mask, out, log_total = residuals
-  blocks, grad = _blocks(q, k, v, mask), _to_blocks(grad)
+  blocks, out, log_total = residuals
+  like, grad = grad, _to_blocks(grad)
   along_out = (grad * out).sum(-1)  # [N, H, C]
 
   def block(carry, n: Array):
@@ -197,8 +201,8 @@ def _backward(residuals, grad: Array):
         weights * (dweights - along_out[n][..., None])
       )
       dq += _product('hts,hsk->htk', dscores, blocks.k[m])
-      dk = dk.at[m].add(_product('hts,htk->hsk', dscores, blocks.q[n]))
-      dv = dv.at[m].add(_product('hts,htk->hsk', weights, grad[n]))
+      dk = _add_at(dk, m, _product('hts,htk->hsk', dscores, blocks.q[n]))
+      dv = _add_at(dv, m, _product('hts,htk->hsk', weights, grad[n]))
       return dq, dk, dv
 
     dq, dk, dv = jax.lax.fori_loop(
@@ -211,8 +215,8 @@ def _backward(residuals, grad: Array):
 
   start = (jnp.zeros_like(blocks.k), jnp.zeros_like(blocks.v))
   (dk, dv), dq = jax.lax.scan(block, start, jnp.arange(blocks.q.shape[0]))
-  dq *= q.shape[-1] ** -0.5
-  return _from_blocks(dq, q), _from_blocks(dk, k), _from_blocks(dv, v), None
+  dq *= like.shape[-1] ** -0.5
+  return *(_from_blocks(x, like) for x in (dq, dk, dv)), None
 
 
 _attend_blocks.defvjp(_forward, _backward)

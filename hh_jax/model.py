@@ -167,13 +167,18 @@ class Block(nn.Module):
   config: ModelConfig
   read: ReadFn | None = None
 
-  def _matmul(self, equation: str, x: Array, kernel: Array) -> Array:
+  def _matmul(self, x: Array, kernel: Array, axes: int = 1) -> Array:
+    """x's last `axes` axes times the kernel's first: [N, ...] -> [N, ...]."""
     kernel = kernel.astype(x.dtype)
     if self.config.attention == 'xla':
-      return jnp.einsum(equation, x, kernel)
-    # see attention.attend; the one on the result serves the backward pass
-    x, kernel = jax.lax.optimization_barrier((x, kernel))
-    return jax.lax.optimization_barrier(jnp.einsum(equation, x, kernel))
+      return jnp.tensordot(x, kernel, axes)
+    # plain products of two matrices, forward and backward; for the barriers
+    # see attention.attend, the one on the result serves the backward pass
+    x = x.reshape(x.shape[0], -1)
+    flat = kernel.reshape(x.shape[1], -1)
+    x, flat = jax.lax.optimization_barrier((x, flat))
+    out = jax.lax.optimization_barrier(x @ flat)
+    return out.reshape(x.shape[0], *kernel.shape[axes:])
 
   @nn.compact
   def __call__(self, x, cache, ctx):
@@ -191,7 +196,7 @@ class Block(nn.Module):
       'attn_out', init((2 * c.num_layers * d) ** -0.5), (h, k, d)
     )
     y = _rms_norm(x, scale, jnp.dtype(c.dtype))
-    qkv = self._matmul('nd,dchk->nchk', y, w_qkv).reshape(b, t, 3, h, k)
+    qkv = self._matmul(y, w_qkv).reshape(b, t, 3, h, k)
     query, key = _rotate(qkv[:, :, 0], ctx), _rotate(qkv[:, :, 1], ctx)
     value = qkv[:, :, 2]
     if cache is not None:
@@ -200,7 +205,7 @@ class Block(nn.Module):
       value = jax.lax.dynamic_update_slice(cache[1], value, start)
       cache = (key, value)
     out = attention.attend(query, key, value, ctx.mask, impl=c.attention)
-    out = self._matmul('nhk,hkd->nd', out.reshape(b * t, h, k), w_out)
+    out = self._matmul(out.reshape(b * t, h, k), w_out, axes=2)
     return x + out.astype(x.dtype), cache
 
   def _mlp(self, x):
@@ -208,15 +213,15 @@ class Block(nn.Module):
     scale = self.param('mlp_norm', nn.initializers.ones, (d,))
     y = _rms_norm(x, scale, jnp.dtype(c.dtype))
     w_in = self.param('mlp_in', init(d**-0.5), (d, c.d_mlp))
-    hidden = self._matmul('nd,df->nf', y, w_in)
+    hidden = self._matmul(y, w_in)
     if c.mlp == 'swiglu':
       w_gate = self.param('mlp_gate', init(d**-0.5), (d, c.d_mlp))
-      hidden = nn.silu(self._matmul('nd,df->nf', y, w_gate)) * hidden
+      hidden = nn.silu(self._matmul(y, w_gate)) * hidden
     else:
       hidden = nn.gelu(hidden)
     out_std = (2 * c.num_layers * c.d_mlp) ** -0.5
     w_out = self.param('mlp_out', init(out_std), (c.d_mlp, d))
-    return x + self._matmul('nf,fd->nd', hidden, w_out).astype(x.dtype)
+    return x + self._matmul(hidden, w_out).astype(x.dtype)
 
 
 class _Network(nn.Module):
