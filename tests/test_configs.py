@@ -21,7 +21,7 @@ FILES = {
 }
 SIZES = {
   'demo': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
-  'demo_hh': ('full', 'short'),
+  'demo_hh': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
   'pretrain': ('mini', 'small', *list(model_lib.SIZES)[3:]),
   'pm': ('mini', 'small', *list(model_lib.SIZES)[3:]),
   'pmp': ('mini', 'small', *list(model_lib.SIZES)[3:]),

@@ -1,10 +1,12 @@
 """Benchmarks, experiments and notebooks run; their numbers are not judged."""
 
+import importlib
 import json
 import pathlib
 import runpy
 import shutil
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -27,14 +29,50 @@ def fake_run(folder, offset=0.0):
   (folder / 'summary.json').write_text(json.dumps(dict.fromkeys(names, 1.0)))
 
 
+FLAGS = (
+  '--layers 1 --d-model 16 --heads 2 --vocab 32 --seq-len 8 --batch 4'
+  ' --warmup 1 --steps 2'
+).split()
+
+
+def bench(name, capsys, *flags):
+  """The last line that a benchmark prints, as JSON."""
+  importlib.import_module(f'benchmarks.{name}').main([*FLAGS, *flags])
+  return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
 def test_lm_train_prints_the_keys_that_are_compared(capsys):
-  bench = runpy.run_path(str(ROOT / 'benchmarks' / 'lm_train.py'))
-  flags = '--layers 1 --d-model 16 --heads 2 --vocab 32 --seq-len 8 --batch 4'
-  bench['main']([*flags.split(), '--warmup', '1', '--steps', '2'])
-  out = json.loads(capsys.readouterr().out.splitlines()[-1])
+  out = bench('lm_train', capsys, '--matmul', '16')
   assert out['tokens_per_s'] == pytest.approx(8 * out['samples_per_s'])
   assert out['steps'] == 2 and out['params'] > 16 * 32
-  assert out['args']['arch'] == 'llama'
+  assert out['args']['arch'] == 'llama' and out['mfu'] > 0
+
+
+def test_pm_train_on_random_pairs(capsys):
+  out = bench('pm_train', capsys)
+  assert out['samples_per_step'] == 4 and out['steps'] == 2
+  assert out['tokens_per_step'] == 4 * 2 * 8  # two transcripts of 8
+  assert out['loss_first'] == pytest.approx(np.log(2))
+  assert out['padding_share'] == 0
+
+
+def test_pm_train_packs_what_two_transcripts_share_once(tmp_path, capsys):
+  chosen = [[2, 7, 8, 9, 3], [2, 7, 3], [2, 5, 3]] * 4
+  rejected = [[2, 7, 8, 3], [2, 7, 9, 9, 9, 9, 9, 9, 9, 3], [2, 6, 3]] * 4
+  arrays = {}
+  for name, ids in (('chosen', chosen), ('rejected', rejected)):
+    arrays[name] = np.concatenate(ids)
+    arrays[f'{name}_offsets'] = np.cumsum([0, *map(len, ids)])
+  path = tmp_path / 'pairs.npz'
+  np.savez(path, **arrays)
+  pairs = importlib.import_module('benchmarks.pm_train').read_pairs(path, 3, 9)
+  assert [(p.prompt, p.chosen) for p in pairs] == [
+    ([2, 7, 8], [9, 3]), ([7], [3]), ([2], [5, 3]),
+  ]  # fmt: skip
+  out = bench('pm_train', capsys, '--pairs', str(path), '--row-length', '16')
+  assert out['pairs_dropped'] == 0 and out['rows_per_step'] >= 1
+  with pytest.raises(SystemExit, match='12 pairs, 16 are asked for'):
+    bench('pm_train', capsys, '--pairs', str(path), '--steps', '3')
 
 
 def test_fig13_plots_from_jsonl_alone(tmp_path):
