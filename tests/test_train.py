@@ -47,6 +47,24 @@ def run(mesh, steps=3, state=None):
   return state, out
 
 
+def test_an_epoch_with_a_padded_last_batch_compiles_once():
+  rows = loader.take(
+    packing.pack_documents([[2, *range(5, 18), 3]] * 7, row_length=16),
+    slice(7),
+  )
+  loss_fn = chex.assert_max_traces(
+    language_model.language_model_loss(MODEL, chunk=16), n=1
+  )
+  tx, mesh = optimizer(), sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
+  state, shardings = train.init_state(MODEL.init, tx, jax.random.key(0), mesh)
+  step = train.make_train_step(loss_fn, tx, shardings)
+  seen = 0
+  for batch in loader.train_batches(rows, batch_size=2, seed=0, num_epochs=2):
+    state, metrics = step(state, sharding.place(mesh, batch))
+    seen += float(metrics['tokens'])
+  assert int(state.step) == 8 and seen == 2 * 7 * 14
+
+
 def test_one_device_and_four_take_the_same_steps():
   one = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
   state, metrics = run(one)

@@ -1,11 +1,12 @@
 import dataclasses
+import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from hh_jax.data import packing
+from hh_jax.data import hh_rlhf, packing
 from hh_jax.data.examples import Pair
 
 
@@ -116,3 +117,25 @@ def test_prompts_are_padded_left_and_long_ones_counted():
   np.testing.assert_array_equal(rows.lengths, [2, 1])
   np.testing.assert_array_equal(rows.ids, [0, 2])
   assert dropped == 1
+
+
+@pytest.mark.parametrize('row_length', [256, 1024])
+def test_rows_of_real_pairs_are_nearly_full(shared_data, row_length):
+  """At most 5 % padding on red-teaming pairs, the ends of an epoch included."""
+  path = shared_data / 'hh-rlhf' / 'harmless-base' / 'test.jsonl.gz'
+  pairs, _ = hh_rlhf.load_pairs(path, 'real')
+  words = re.compile(r'\w+|[^\w\s]')
+
+  def ids(text):
+    return [7] * len(words.findall(text))
+
+  tokens = [
+    packing.PairTokens(
+      [2, *ids(p.prompt)], [*ids(p.chosen), 4], [*ids(p.rejected), 4]
+    )
+    for p in pairs
+  ]
+  fitting = [t for t in tokens if len(t) <= row_length]
+  rows = packing.pack_pairs(fitting, row_length=row_length, max_pairs=32)
+  assert rows.pair_mask.sum() == len(fitting) > 1500
+  assert np.mean(rows.segments == 0) <= 0.05

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hh_jax import attention
 from hh_jax import model as model_lib
 from hh_jax.data import examples, packing
 from hh_jax.errors import InputError
@@ -75,6 +76,56 @@ def test_packed_scores_are_those_of_two_transcripts(network):
       assert float(got[where][0]) == pytest.approx(wanted, abs=2e-5)
       seen += 1
   assert seen == 2 * len(pairs) == 2 * rows.pair_mask.sum()
+
+
+@pytest.fixture(scope='module')
+def by_blocks(network):
+  """The same network with the attention that skips blocks (one device's)."""
+  model, params = network
+  config = dataclasses.replace(model.config, attention='cpu_blocks')
+  return model_lib.Transformer(config), params
+
+
+def long_pairs(row_length):
+  """Many short pairs, and one that fills a row to the brim."""
+  reply = [*[9] * 9, EOC]
+  brim = packing.PairTokens(
+    [2, *[8] * (row_length - 16)], reply, [11, 12, 13, 14, EOC]
+  )
+  assert len(brim) == row_length
+  return [*random_pairs(40, seed=3), brim]
+
+
+def test_blocks_of_a_row_change_neither_scores_nor_gradients(
+  network, by_blocks
+):
+  row_length = 4 * attention.BLOCK
+  rows = packing.pack_pairs(
+    long_pairs(row_length), row_length=row_length, max_pairs=32
+  )
+  rows = jax.tree.map(jnp.array, rows)
+  assert len(rows.tokens) > 2 and rows.pair_mask.sum() == 41
+  found = []
+  for model, params in (network, by_blocks):
+    loss_fn = preference.preference_loss(model)
+    grads = jax.jit(jax.grad(lambda p, f=loss_fn: f(p, rows, None)[0]))(params)
+    found.append((packed_scores(model, params, rows), grads))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=3e-6)
+
+
+def test_one_pair_never_changes_another_by_blocks(by_blocks):
+  model, params = by_blocks
+  pairs = random_pairs(40, seed=4)
+  changed = [*pairs[:-1], packing.PairTokens([2, 11], [12, EOC], [13, EOC])]
+  a, b = (
+    packed_scores(
+      model, params, packing.pack_pairs(p, row_length=1024, max_pairs=40)
+    )
+    for p in (pairs, changed)
+  )
+  np.testing.assert_array_equal(a[0][0, :39], b[0][0, :39])
+  assert a[0][0, 39] != b[0][0, 39]
 
 
 def test_one_pair_never_changes_another(network):
