@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import analysis, pmp_benefit, sweep
+from experiments import analysis, pmp_benefit, sweep, table
 from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
 from experiments import fig19_accuracy_vs_mixture as fig19
 from experiments import fig26_mean_accuracy_vs_mixture as fig26
@@ -185,3 +185,15 @@ def test_pmp_benefit_is_paired_and_at_the_best_rate_without_pmp(tmp_path):
 def test_a_plot_of_nothing_is_refused(tmp_path, figure):
   with pytest.raises(InputError, match='run without --plot-only'):
     figure.plot(str(tmp_path))
+
+
+def test_the_table_has_a_line_a_claim(tmp_path, capsys):
+  write_curves(tmp_path, 'mix')
+  fig07.plot(str(tmp_path))
+  (tmp_path / 'fig13.json').write_text('{"gold/seeds": 2}')  # has no claims
+  table.main([str(tmp_path)])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first.split() == (
+    'fig07 holds +0.0200 ± 0.0010 accuracy rises with ln(comparisons)'.split()
+  )
+  assert 'ln(parameters)' in second
