@@ -144,6 +144,12 @@ def test_fig27_by_weight(tmp_path):
   check_files(tmp_path, 'fig27', summary)
 
 
+def test_weights_need_both_kinds(tmp_path):
+  config = sweep.load('smoke', [('helpful_share', '0.0')])
+  with pytest.raises(InputError, match='0.0 leaves nothing to weigh'):
+    fig27.run(config, str(tmp_path))
+
+
 def test_pmp_benefit_is_paired_and_at_the_best_rate_without_pmp(tmp_path):
   right = {  # (total, rate) -> arm -> right answers by seed
     (500, 0.1): {'none': (10, 12), 'control': (10, 12), 'ranked': (12, 14),
