@@ -55,6 +55,8 @@ def test_fig07_recovers_a_plane(tmp_path):
   assert fit['at_end']['mean'] == pytest.approx(0.7)
   assert fit['rms']['mean'] == pytest.approx(0, abs=1e-9)
   assert summary['comparisons'] == 1600
+  for part in ('early', 'late'):  # a line
+    assert summary['data_slope_by_part'][part]['mean'] == pytest.approx(0.02)
   # 12.7 standard errors of two seeds: .02 +- .0127
   assert verdicts(summary) == {
     'accuracy rises with ln(comparisons)': True,
