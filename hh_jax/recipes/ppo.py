@@ -56,6 +56,7 @@ def pack(
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for settings that cannot work, or not together."""
   common.check_positive(config, *COUNTS)
+  common.check_checkpoints(config)
   mesh = common.make_mesh(config.mesh)
   common.check_batch(config, mesh)
   common.check_batch(config, mesh, name='eval_batch_size')
@@ -83,8 +84,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'config.temperature {config.temperature} is not positive')
 
 
-def _same(run: str, other: str) -> bool:
-  return pathlib.Path(run).resolve() == pathlib.Path(other).resolve()
+def _same(link: str, other: str) -> bool:
+  """Whether both are of one run, at whatever steps."""
+  paths = [pathlib.Path(common.split_step(x)[0]) for x in (link, other)]
+  return paths[0].resolve() == paths[1].resolve()
 
 
 def make_networks(
@@ -273,11 +276,15 @@ def train_policy(
   batches = loader.train_batches(
     rows, batch_size=config.batch_size, seed=config.seed
   )
-  checkpoints = native.Checkpoints(workdir)
+  per_iteration = config.num_epochs * config.num_minibatches
+  checkpoints = native.Checkpoints(
+    workdir,
+    keep=config.checkpoints.keep,
+    every=config.checkpoints.every * per_iteration,
+  )
   if checkpoints.latest_step() is not None:
     state, host = checkpoints.restore(state)
     batches.set_state(host['batches'])
-  per_iteration = config.num_epochs * config.num_minibatches
   first = int(state.step) // per_iteration
   key = common.stream(config.seed, common.SAMPLE)
 
