@@ -29,6 +29,7 @@ SIZES = {
   'tokenizer': ('8k', '64k'),
   'report': (),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
+  'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
   'pipeline': (),  # for other configs to call
 }
