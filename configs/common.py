@@ -50,6 +50,16 @@ def checkpoints() -> ml_collections.ConfigDict:
   return config(keep=1, every=0)
 
 
+def ensemble() -> ml_collections.ConfigDict:
+  """More preference models beside config.pm (Coste et al. 2023): see
+  hh_jax/rl/ensemble.py. Each is centred on its held-out pairs."""
+  return config(
+    others=(),  # finished pm runs of the same size and tokenizer
+    how='mean',  # 'worst', 'mean_minus_variance'
+    k=1.0,  # times the variance, for the last
+  )
+
+
 def mesh() -> ml_collections.ConfigDict:
   return config(fsdp=-1, model=1)
 

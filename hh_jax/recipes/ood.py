@@ -8,7 +8,7 @@ layer and method, see evals/ood.ood_rows), scores.jsonl (distances of every
 tested prompt by layer; no text) and data_report.json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -67,13 +67,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     kinds=KINDS,
   )
   texts, report = ood_prompts.read(config)
+  activations = make_activations(model, mesh, batch_size=config.batch_size)
   found = {}
   for name, part in texts.items():
     rows, report['dropped'][f'over_long_{name}'] = pack(config, part, tokenizer)
-    rows = loader.spread(rows, config[_LIMIT[name]] or loader.num_rows(rows))
-    found[name] = activations(
-      model, params, mesh, rows, batch_size=config.batch_size
-    )
+    limit = config[f'max_{name}'] or loader.num_rows(rows)
+    found[name] = activations(params, loader.spread(rows, limit))
   rows = ood.ood_rows(
     **found, layers=layers, **{name: config[name] for name in SETTINGS}
   )
@@ -90,9 +89,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   }
   workdir_lib.write_summary(workdir, summary)
   return summary
-
-
-_LIMIT = {'fit': 'max_fit', 'test': 'max_test', 'outliers': 'max_outliers'}
 
 
 def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
@@ -115,15 +111,10 @@ def pack(
   return ppo.pack(prompts, tokenizer, max_prompt=config.max_prompt)
 
 
-def activations(
-  model: Transformer,
-  params: Params,
-  mesh: Mesh,
-  rows: Prompts,
-  *,
-  batch_size: int,
-) -> np.ndarray:
-  """The residual stream at the last token of every prompt, [N, L + 1, D].
+def make_activations(
+  model: Transformer, mesh: Mesh, *, batch_size: int
+) -> Callable[[Params, Prompts], np.ndarray]:
+  """(params, rows) -> the residual stream at the last token, [N, L + 1, D].
 
   Short prompts share batches, whose width is the next power of two.
   """
@@ -138,18 +129,21 @@ def activations(
       params, batch.tokens, positions, mask, lambda x: x[:, -1]
     )
 
-  num, shape = loader.num_rows(rows), model.config
-  out = np.empty((num, shape.num_layers + 1, shape.d_model), np.float32)
-  order = np.argsort(rows.lengths, kind='stable')
-  for start in range(0, num, batch_size):
-    index = order[start : start + batch_size]
-    batch = loader.take(rows, index)
-    width = 1 << int(batch.lengths.max() - 1).bit_length()
-    width = min(width, rows.tokens.shape[1])
-    batch = dataclasses.replace(batch, tokens=batch.tokens[:, -width:])
-    batch = sharding.place(mesh, loader.pad_rows(batch, batch_size))
-    out[index] = jax.device_get(read(params, batch))[: len(index)]
-  return out
+  def activations(params: Params, rows: Prompts) -> np.ndarray:
+    num, shape = loader.num_rows(rows), model.config
+    out = np.empty((num, shape.num_layers + 1, shape.d_model), np.float32)
+    order = np.argsort(rows.lengths, kind='stable')
+    for start in range(0, num, batch_size):
+      index = order[start : start + batch_size]
+      batch = loader.take(rows, index)
+      width = 1 << int(batch.lengths.max() - 1).bit_length()
+      width = min(width, rows.tokens.shape[1])
+      batch = dataclasses.replace(batch, tokens=batch.tokens[:, -width:])
+      batch = sharding.place(mesh, loader.pad_rows(batch, batch_size))
+      out[index] = jax.device_get(read(params, batch))[: len(index)]
+    return out
+
+  return activations
 
 
 def distances(

@@ -19,7 +19,7 @@ from hh_jax.data import loader, packing, sources
 from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.losses import ppo
-from hh_jax.recipes import common, policy_evaluation
+from hh_jax.recipes import common, ensembles, policy_evaluation
 from hh_jax.rl import policy as policy_lib
 from hh_jax.rl import rollout as rollout_lib
 from hh_jax.types import Params, Prompts, TrainState
@@ -76,10 +76,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     common.check_range(config, name, 0, 1)
   for name in ('clip_eps', 'value_clip'):
     common.check_range(config, name, 1e-9)
-  if config.heldout_pm and _same(config.heldout_pm, config.pm):
-    raise InputError(
-      f'config.heldout_pm {config.heldout_pm} is the PM that trains the policy'
-    )
+  ensembles.check(config)
+  for member in ensembles.members(config) if config.heldout_pm else ():
+    if _same(config.heldout_pm, member):
+      raise InputError(
+        f'config.heldout_pm {config.heldout_pm} is the PM that trains the '
+        'policy'
+      )
   if not config.temperature > 0:
     raise InputError(f'config.temperature {config.temperature} is not positive')
 
@@ -100,6 +103,7 @@ def make_networks(
     policy=policy,
     value=pm if config.value_init == 'pm' else policy,
     pm=pm,
+    combine=ensembles.make_combine(config),
     distribution=sampling.reply_distribution(
       tokenizer, temperature=config.temperature
     ),
@@ -115,7 +119,10 @@ def load_frozen(
   mesh: Mesh,
   fingerprint: str,
 ) -> Params:
-  """Parameters that never change: reference, pm and, if named, heldout_pm."""
+  """Parameters that never change: reference, pm and, if named, heldout_pm.
+
+  'pm_score' is a tuple where config.ensemble has other members.
+  """
 
   def load(link: str, model) -> Params:
     return common.load_params(
@@ -124,7 +131,7 @@ def load_frozen(
 
   frozen = {
     'reference': load('init_from', nets.policy),
-    'pm_score': load('pm', nets.pm),
+    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint),
   }
   if config.heldout_pm:
     frozen['heldout_pm_score'] = load('heldout_pm', nets.pm)
@@ -136,6 +143,8 @@ def initial_state(
 ) -> tuple[TrainState, Any]:
   """The policy starts as the reference, the value as config.value_init says."""
   value = frozen['pm_score' if config.value_init == 'pm' else 'reference']
+  if isinstance(value, tuple):
+    value, *_ = value  # config.pm's
   params = {'policy': frozen['reference'], 'value': value}
   key = common.stream(config.seed, common.INIT)
   return train.state_from(params, tx, key, mesh)
@@ -277,10 +286,9 @@ def train_policy(
     rows, batch_size=config.batch_size, seed=config.seed
   )
   per_iteration = config.num_epochs * config.num_minibatches
+  kept = config.checkpoints
   checkpoints = native.Checkpoints(
-    workdir,
-    keep=config.checkpoints.keep,
-    every=config.checkpoints.every * per_iteration,
+    workdir, keep=kept.keep, every=kept.every * per_iteration
   )
   if checkpoints.latest_step() is not None:
     state, host = checkpoints.restore(state)
