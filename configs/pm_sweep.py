@@ -46,7 +46,7 @@ def _config(data, web, *, sizes, rates, row_length, scan_unroll=1, **fields):
   config.pmp.data = web
   config.pmp.row_length = row_length
   for stage in (config.pretrain, config.pmp, config.pm):
-    stage.optimizer.update(lr=0.0, schedule='constant', warmup_steps=20)
+    stage.optimizer.update(lr=0.0, schedule='constant', warmup_steps=10)
     stage.model.update(size=sizes[0], scan_unroll=scan_unroll)
   config.update(fields)
   return config
@@ -55,7 +55,12 @@ def _config(data, web, *, sizes, rates, row_length, scan_unroll=1, **fields):
 def _benefit(size):
   """PMP against none (Askell et al. 2021, 4): more seeds, fewer pairs."""
   return common.config(
-    size=size, num_seeds=5, num_pairs=(500, 5_000), batch_size=4
+    size=size,
+    num_seeds=5,  # each has a language model of its own
+    num_pairs=(500, 5_000),
+    rates=(0.3,),  # x the pretraining rate; of several, the best without PMP
+    batch_size=2,  # rows: 500 pairs are some 80 steps
+    eval_every=400,
   )
 
 
@@ -69,7 +74,7 @@ def _gold(*, num_pairs, num_test, num_questions, **options):
 
 def cpu():
   data, web = _gold(
-    num_pairs=16_000, num_test=1_500, num_questions=1_000, num_documents=7_000
+    num_pairs=12_000, num_test=1_500, num_questions=1_000, num_documents=7_000
   )
   config = _config(
     data,
@@ -79,7 +84,7 @@ def cpu():
     row_length=128,
     scan_unroll=4,
     total=8_000,
-    mix_total=4_000,
+    mix_total=3_000,
     mix_sizes=('tiny', 'mini'),
     shares=(0.0, 0.25, 0.5, 0.75, 1.0),
   )
@@ -88,7 +93,6 @@ def cpu():
   for stage in (config.pmp, config.pm):
     stage.update(max_pairs=4, batch_size=8, eval_rows=256, eval_every=20)
   config.pmp.eval_every = 100
-  config.benefit.update(size='mini')
   return config
 
 
@@ -102,7 +106,9 @@ def smoke():
   config.pretrain.update(num_steps=2, batch_size=4, head_chunk=512)
   for stage in (config.pmp, config.pm):
     stage.update(batch_size=4, eval_rows=8, eval_every=2)
-  config.benefit.update(size='tiny', num_seeds=2, num_pairs=(8, 16))
+  config.benefit.update(
+    size='tiny', num_seeds=2, num_pairs=(8, 16), batch_size=4
+  )
   config.update(
     sizes=('tiny',),
     rates=(3e-3,),

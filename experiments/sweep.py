@@ -3,9 +3,9 @@
 A run's place says what it is, so figures that need the same runs share them:
 
   WORKDIR/tokenizer
-  WORKDIR/pretrain/SIZE/seedN    language models
-  WORKDIR/pmp/NAME/SIZE/seedN    pre-trained on web comparisons
-  WORKDIR/pm/NAME/SIZE/seedN     preference models
+  WORKDIR/pretrain/NAME/SIZE/seedN    language models ('base', ...)
+  WORKDIR/pmp/NAME/SIZE/seedN         pre-trained on web comparisons
+  WORKDIR/pm/NAME/SIZE/seedN          preference models
 
 Every function returns the directory of a finished run: the one that is there,
 or one that it trains or resumes. Configs are those of configs/pm_sweep.py. A
@@ -40,12 +40,23 @@ def tokenizer(config: Config, workdir: Path) -> pathlib.Path:
 
 
 def pretrain(
-  config: Config, workdir: Path, *, size: str, seed: int
+  config: Config,
+  workdir: Path,
+  *,
+  size: str,
+  seed: int,
+  name: str = 'base',
+  rate: float = 1.0,
+  **changes,
 ) -> pathlib.Path:
-  """The language model that runs of this size and seed start from."""
+  """The language model of this size and seed; 'base' is where runs start.
+
+  `rate` is times the size's own; `changes` as for pm, under a name of theirs.
+  """
   number = seed % config.language_models
-  section = _stage(config, workdir, 'pretrain', size, number, rate=1.0)
-  return _run('pretrain', section, _at(workdir, 'pretrain', size, number))
+  section = _stage(config, workdir, 'pretrain', size, number, rate)
+  _change(section, changes)
+  return _run('pretrain', section, _at(workdir, 'pretrain', name, size, number))
 
 
 def pmp(
@@ -55,25 +66,34 @@ def pmp(
   number = seed % config.language_models
   section = _stage(config, workdir, 'pmp', size, number, rate=config.pmp_rate)
   section.init_from = str(pretrain(config, workdir, size=size, seed=seed))
-  section.update(changes)
+  _change(section, changes)
   return _run('pmp', section, _at(workdir, 'pmp', name, size, number))
 
 
 def pm(
-  config: Config, workdir: Path, *, size: str, seed: int, name: str, **changes
+  config: Config,
+  workdir: Path,
+  *,
+  size: str,
+  seed: int,
+  name: str,
+  rate: float | None = None,
+  **changes,
 ) -> pathlib.Path:
   """A preference model on config.total comparisons at config.helpful_share.
 
   `changes` are fields of the pm recipe, sections as dicts, such as
   harmless_weight=3.0 or mixture={'helpful_share': 1.0}. `name` stands for
   them: another change under one name is refused. It starts from `init_from`,
-  or the language model of its size and seed.
+  or the language model of its size and seed. `rate` is times the pretraining
+  rate, config.pm_rate where it is None.
   """
-  section = _stage(config, workdir, 'pm', size, seed, rate=config.pm_rate)
+  rate = config.pm_rate if rate is None else rate
+  section = _stage(config, workdir, 'pm', size, seed, rate)
   section.mixture.update(
     total=config.total, helpful_share=config.helpful_share, seed=seed
   )
-  section.update(changes)
+  _change(section, changes)
   if not section.init_from:
     section.init_from = str(pretrain(config, workdir, size=size, seed=seed))
   return _run('pm', section, _at(workdir, 'pm', name, size, seed))
@@ -89,7 +109,10 @@ def mixed(
   share: float,
   harmless_weight: float = 1.0,
 ) -> pathlib.Path:
-  """The preference model of a mixture, under the name that mixture_name has."""
+  """The preference model of a mixture, under the name that mixture_name has.
+
+  It is evaluated at both ends only: mixtures have no learning curves.
+  """
   return pm(
     config,
     workdir,
@@ -98,6 +121,7 @@ def mixed(
     name=mixture_name(total, share, harmless_weight),
     mixture={'total': total, 'helpful_share': share},
     harmless_weight=harmless_weight,
+    eval_every=10**9,
   )
 
 
@@ -108,16 +132,9 @@ def mixture_name(total: int, share: float, harmless_weight: float = 1.0) -> str:
 
 
 def by_size(config: Config, workdir: Path) -> dict[tuple[str, int], Any]:
-  """(size, seed) -> the preference model on all of the mixed comparisons."""
+  """(size, seed) -> the preference model 'mix', on config.total comparisons."""
   return {
-    (size, seed): mixed(
-      config,
-      workdir,
-      size=size,
-      seed=seed,
-      total=config.total,
-      share=config.helpful_share,
-    )
+    (size, seed): pm(config, workdir, size=size, seed=seed, name='mix')
     for size in config.sizes
     for seed in range(config.num_seeds)
   }
@@ -215,6 +232,15 @@ def _stage(
   section.seed = seed
   section.tokenizer = str(tokenizer(config, workdir))
   return section
+
+
+def _change(section: Config, changes: dict[str, Any]) -> None:
+  """Fields of the section; what is a ConfigDict replaces a whole section."""
+  for key, value in changes.items():
+    if isinstance(value, dict):
+      section[key].update(value)
+    else:
+      section[key] = value
 
 
 def _at(workdir: Path, *parts: Any) -> pathlib.Path:

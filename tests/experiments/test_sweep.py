@@ -28,12 +28,12 @@ def config_of(path):
 def test_a_preference_model_is_trained_once_and_found(workdir):
   config = sweep.load('smoke')
   paths = sweep.by_size(config, workdir)
-  assert sweep.finished(workdir, sweep.mixture_name(20, 0.7)) == paths
+  assert sweep.finished(workdir, 'mix') == paths
   before = {p: chain_lib.tree_hash(p) for p in paths.values()}
   assert sweep.by_size(config, workdir) == paths
   assert {p: chain_lib.tree_hash(p) for p in paths.values()} == before
   first, second = paths['tiny', 0], paths['tiny', 1]
-  assert first == workdir / 'pm/n20_helpful0.7/tiny/seed0'
+  assert first == workdir / 'pm/mix/tiny/seed0'
   # another seed: other comparisons, the same language model and test pairs
   assert config_of(first)['mixture']['seed'] == 0
   assert config_of(second)['mixture']['seed'] == 1
@@ -46,16 +46,16 @@ def test_a_preference_model_is_trained_once_and_found(workdir):
     for p in (first, second)
   ]
   assert tests[0] == tests[1]
-  # the rate is that of the size: 3e-3 / 6, the first of 20 warm-up steps
+  # the rate is that of the size: 3e-3 / 6, the first of 10 warm-up steps
   rows = chain_lib.rows(first / 'metrics.jsonl')
   assert next(r for r in rows if 'train/lr' in r)['train/lr'] == pytest.approx(
-    3e-3 / 6 / 20
+    3e-3 / 6 / 10
   )
 
 
 def test_changes_under_a_taken_name_are_refused(workdir):
   config = sweep.load('smoke')
-  where = dict(size='tiny', seed=0, name=sweep.mixture_name(20, 0.7))
+  where = dict(size='tiny', seed=0, name='mix')
   sweep.pm(config, workdir, **where)
   with pytest.raises(InputError, match='harmless_weight is 1.0 there, 2.0'):
     sweep.pm(config, workdir, **where, harmless_weight=2.0)
