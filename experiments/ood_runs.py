@@ -88,7 +88,7 @@ def sizes(found: Iterable[tuple[str, int]]) -> list[str]:
 
 def seeds(found: Iterable[tuple[str, int]], *wanted: str) -> list[int]:
   """The seeds that all of these sizes have."""
-  return analysis.seeds_of(key for key in found if key[0] in wanted)
+  return analysis.shared_seeds(key for key in found if key[0] in wanted)
 
 
 def num_layers(size: str) -> int:

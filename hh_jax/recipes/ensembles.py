@@ -43,6 +43,19 @@ def members(config: Any) -> tuple[str, ...]:
   return (config.pm, *config.ensemble.others)
 
 
+def notes(config: Any) -> list[str]:
+  """What a report has to say about an ensemble."""
+  settings = config.ensemble
+  if not settings.others:
+    return []
+  k = f', k = {settings.k}' if settings.how == 'mean_minus_variance' else ''
+  return [
+    f'The scores are those of an ensemble of {len(members(config))} preference '
+    f'models ({settings.how}{k}), each centred on its held-out pairs; training '
+    'conversations are those of config.pm alone.'
+  ]
+
+
 def make_combine(config: Any) -> ensemble.CombineFn:
   """Scores [E, ...] -> [...], as config.ensemble says."""
   settings = config.ensemble
