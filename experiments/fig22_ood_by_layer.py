@@ -66,7 +66,6 @@ def plot(workdir: str) -> dict[str, Any]:
   found = ood_runs.read(workdir)
   sizes = ood_runs.sizes(found)
   known, strange = scores(workdir, sizes[-1])
-  edges = np.histogram_bin_edges(np.concatenate([known, strange]), NUM_BINS)
   low, high = np.quantile(np.concatenate([known, strange]), [0.005, 0.995])
   edges = np.linspace(low, high, NUM_BINS + 1)
   histograms = {

@@ -18,7 +18,6 @@ import numpy as np
 
 from experiments import analysis, ood_runs, sweep
 from experiments.ood_runs import EXPOSURES, SRM
-from hh_jax import model as model_lib
 
 PAPER = {'13M': 0.86, '52B': 0.94}  # M = 10
 SMALL = ('tiny', 'mini', 'small', '13M', '42M')  # 13M, 42M: as the paper
@@ -26,7 +25,7 @@ SMALL = ('tiny', 'mini', 'small', '13M', '42M')  # 13M, 42M: as the paper
 
 def layer_of(size: str) -> int:
   """The last layer of the small sizes, the middle one of the others."""
-  is_small = size in SMALL and size in model_lib.SIZES
+  is_small = size in SMALL
   return ood_runs.num_layers(size) if is_small else ood_runs.middle(size)
 
 

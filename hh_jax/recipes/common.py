@@ -129,7 +129,8 @@ def read_link(
       f'config.{link} {run} is a {there["recipe"]} run, not a '
       f'{" or ".join(kinds)} run'
     )
-  if there['config'].get('objective') == 'imitation':
+  needs_score = link in KINDS  # other links read activations
+  if needs_score and there['config'].get('objective') == 'imitation':
     raise InputError(
       f'config.{link} {run} is a language model: it has no score'
     )
