@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
+from experiments import fig31_learning_curves_mixed as fig31
 from experiments import sweep
 from hh_jax.errors import InputError
 from tests.recipes import chain as chain_lib
@@ -53,6 +55,15 @@ def test_a_preference_model_is_trained_once_and_found(workdir):
   )
 
 
+def test_a_figure_is_drawn_from_real_runs(workdir):
+  fig07.run(sweep.load('smoke'), str(workdir))
+  summary = fig07.plot(str(workdir))
+  assert summary['comparisons'] == 20
+  assert summary['accuracy']['tiny']['seeds'] == 2
+  assert len(summary['claims']) == 1  # one size: no slope in parameters
+  fig31.plot(str(workdir))
+
+
 def test_changes_under_a_taken_name_are_refused(workdir):
   config = sweep.load('smoke')
   where = dict(size='tiny', seed=0, name='mix')
@@ -100,3 +111,6 @@ def test_a_size_without_a_rate_is_refused(tmp_path):
   config = sweep.load('smoke')
   with pytest.raises(InputError, match="size '13M' is none of config.sizes"):
     sweep.pretrain(config, tmp_path, size='13M', seed=0)
+  config = sweep.load('smoke', [('sizes', "('tiny', 'mini')")])
+  with pytest.raises(InputError, match='are not one for each of config.sizes'):
+    sweep.pretrain(config, tmp_path, size='mini', seed=0)
