@@ -6,7 +6,7 @@
     --config.outliers=DIR/harmless.jsonl.gz
 
 Sizes: files (default) reads two files of prompts, or --config.xstest; hh_rlhf
-and gold_world take helpful and harmless comparisons of a `data` section. Ten
+and gold_world take the training comparisons of a `data` section. Ten
 outliers shown and 5 draws are the paper's; the other numbers are our choice.
 """
 
@@ -27,8 +27,8 @@ def get_config(size=None):
     inliers='',
     outliers='',
     xstest='',  # safe prompts are inliers, unsafe ones outliers
-    data=data(),  # pairs' prompts: helpful are inliers, harmless outliers
-    test_share=0.2,  # of the inliers of files; the rest is fitted
+    data=data(),  # helpful prompts are inliers, harmless ones outliers
+    test_share=0.2,  # of the inliers; the rest is fitted
     max_fit=0,  # prompts, 0: all
     max_test=0,
     max_outliers=0,

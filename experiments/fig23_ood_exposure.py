@@ -85,8 +85,10 @@ def draw(summary: dict[str, Any]):
   ax.plot([], [], ':', color='0.3', label='distance, M = 0')
   ax.axhline(0.5, color='0.3', lw=1, ls='--', label='chance')
   ax.set_xscale('log')
+  ax.set_xticks(EXPOSURES, EXPOSURES)
+  ax.minorticks_off()
   ax.set_xlabel('Harmful prompts shown, M')
-  ax.set_ylabel('AUROC (bars: deviation over splits and draws)')
+  ax.set_ylabel('AUROC (bars: deviation over draws)')
   ax.legend(frameon=False, fontsize=8)
   return drawing
 

@@ -22,10 +22,10 @@ def read(
   """The prompts that config names, and what was dropped.
 
   One of: config.inliers and config.outliers (files of prompts); config.xstest
-  (safe against unsafe); config.data (helpful against harmless pairs, by
-  tranche). Inliers of files are split by conversation, config.test_share to
-  test on; data has its own splits. A conversation is there once, and not at
-  all where both classes have it. InputError for a class without prompts.
+  (safe against unsafe); config.data (prompts of its training pairs, helpful
+  against harmless by tranche). Inliers are split by conversation,
+  config.test_share to test on. A conversation is there once, and not at all
+  where both classes have it. InputError for a class without prompts.
   """
   common.check_range(config, 'test_share', 1e-9, 1 - 1e-9)
   named = {
@@ -39,7 +39,7 @@ def read(
       f'config.xstest and config.data; there is {_names(named)}'
     )
   if config.data is not None:
-    sets, report = _of_pairs(config.data)
+    sets, report = _of_pairs(config.data, config.test_share)
   elif config.xstest:
     rows = external.read_xstest(config.xstest)
     inliers = [text for text, is_safe in rows if is_safe]
@@ -74,21 +74,17 @@ def _of_files(config: ml_collections.ConfigDict) -> tuple[Sets, dict[str, Any]]:
   return _split(*found, config.test_share), report
 
 
-def _of_pairs(data: Any) -> tuple[Sets, dict[str, Any]]:
+def _of_pairs(data: Any, test_share: float) -> tuple[Sets, dict[str, Any]]:
   if not isinstance(data, ml_collections.ConfigDict):
     raise InputError(
       f'config.data is {data!r}: name the data with the size of the config '
       'file, as in configs/ood.py:hh_rlhf'
     )
   source = common.load_source(data)
-  held_out = source.pairs('test')
   kinds: dict[bool, list[str]] = {False: [], True: []}
-  for pair in held_out:
+  for pair in source.pairs('train'):
     kinds[examples.is_harmless(pair)].append(pair.prompt)
-  helpful = [p for p in source.pairs('train') if not examples.is_harmless(p)]
-  fit = [pair.prompt for pair in helpful]
-  sets = {'fit': fit, 'test': kinds[False], 'outliers': kinds[True]}
-  return sets, source.report()
+  return _split(kinds[False], kinds[True], test_share), source.report()
 
 
 def _split(

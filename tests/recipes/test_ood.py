@@ -189,7 +189,7 @@ def test_pairs_of_a_source(chain, tmp_path):
   done = run(
     chain,
     tmp_path / 'run',
-    *('data.options.num_pairs=80', 'data.options.num_test=60', 'layers=(1,)'),
+    *('data.options.num_pairs=140', 'layers=(1,)'),
     size=':gold_world',
   )
   assert done.code == 0, done.err
