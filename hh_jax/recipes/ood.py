@@ -68,11 +68,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   )
   texts, report = ood_prompts.read(config)
   activations = make_activations(model, mesh, batch_size=config.batch_size)
-  found = {}
+  found, lengths = {}, {}
   for name, part in texts.items():
     rows, report['dropped'][f'over_long_{name}'] = pack(config, part, tokenizer)
     limit = config[f'max_{name}'] or loader.num_rows(rows)
-    found[name] = activations(params, loader.spread(rows, limit))
+    rows = loader.spread(rows, limit)
+    found[name] = activations(params, rows)
+    lengths[name] = rows.lengths
   rows = ood.ood_rows(
     **found, layers=layers, **{name: config[name] for name in SETTINGS}
   )
@@ -85,6 +87,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   summary = {
     **{f'ood/num_{name}': len(x) for name, x in found.items()},
     **{f'dropped/{name}': n for name, n in report['dropped'].items()},
+    # what the number of tokens alone tells: 1/2 is nothing, above: longer
+    'ood/length/auroc': ood.auroc(lengths['test'], lengths['outliers']),
     **ood.ood_report(rows),
   }
   workdir_lib.write_summary(workdir, summary)

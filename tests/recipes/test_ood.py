@@ -102,6 +102,7 @@ def test_what_was_used_and_dropped(finished):
   assert numbers['dropped/in_both_classes'] == 2
   long = [numbers[f'dropped/over_long_{n}'] for n in ('fit', 'test')]
   assert sum(long) == 1 and numbers['dropped/over_long_outliers'] == 0
+  assert numbers['ood/length/auroc'] != 0.5  # not all of one length
   report = json.loads((finished / 'data_report.json').read_text())
   assert report['files']['inliers']['kept'] == 63
 
