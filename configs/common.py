@@ -31,7 +31,33 @@ def model(size: str, **changes) -> ml_collections.ConfigDict:
 
 def run() -> dict:
   """What every training recipe has."""
-  return dict(seed=0, data=hh_rlhf(), mesh=mesh(), track=track(), tokenizer='')
+  return dict(
+    seed=0,
+    data=hh_rlhf(),
+    mesh=mesh(),
+    track=track(),
+    tokenizer='',
+    checkpoints=checkpoints(),
+  )
+
+
+def checkpoints() -> ml_collections.ConfigDict:
+  """The newest `keep` stay, and those of every `every` steps (0: no more).
+
+  A link to a run takes one by RUN@STEP. `every` is a multiple of save_every and
+  in its unit (PPO: iterations).
+  """
+  return config(keep=1, every=0)
+
+
+def ensemble() -> ml_collections.ConfigDict:
+  """More preference models beside config.pm (Coste et al. 2023): see
+  hh_jax/rl/ensemble.py. Each is centred on its held-out pairs."""
+  return config(
+    others=(),  # finished pm runs of the same size and tokenizer
+    how='mean',  # 'worst', 'mean_minus_variance'
+    k=1.0,  # times the variance, for the last
+  )
 
 
 def mesh() -> ml_collections.ConfigDict:

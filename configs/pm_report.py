@@ -22,6 +22,7 @@ def get_config(size=None):
   data = common.choose(size, DATA, 'own')
   return common.config(
     pm='',
+    ensemble=common.ensemble(),
     tokenizer='',
     name='',  # in tables and rewardbench.json; the run's directory
     data=data(),

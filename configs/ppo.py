@@ -20,6 +20,7 @@ def get_config(size=None):
     pm_model=model.copy_and_resolve_references(),
     init_from='',
     pm='',
+    ensemble=common.ensemble(),
     heldout_pm='',  # scores the policy, never trains it
     max_prompt=512,
     max_reply=128,

@@ -22,6 +22,9 @@ pmp_benefit
 fig19_accuracy_vs_mixture
 fig26_mean_accuracy_vs_mixture
 fig27_accuracy_vs_harmless_weight
+fig22_ood_by_layer
+fig23_ood_exposure
+fig39_ood_distances
 "
 for name in ${ONLY:-$SWEEPS}; do
   "$PY" -m "experiments.$name" --scale="$SCALE" \

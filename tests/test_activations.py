@@ -172,8 +172,8 @@ def test_report_on_prompts_that_end_in_one_token():
   rows = tokens(90).at[60:, :6].set(tokens(90)[60:, :1]).at[:, 6].set(0)
   x = np.asarray(read(rows, jnp.full(90, 7)))
   sets = x[:40], x[40:60], x[60:]
-  report = ood.ood_report(*sets, layers=range(1, LAYERS + 1), num_samples=9)
-  values = [v for k, v in report.items() if k.endswith('/mahalanobis/auroc')]
+  rows = ood.ood_rows(*sets, layers=range(1, LAYERS + 1), num_samples=9)
+  values = [row['auroc'] for row in rows if row['method'] == 'mahalanobis']
   assert len(values) == LAYERS and min(values) > 0.7
   with pytest.raises(InputError, match='layer 0: all 40 inliers have the same'):
-    ood.ood_report(*sets)
+    ood.ood_rows(*sets)

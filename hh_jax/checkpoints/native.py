@@ -32,11 +32,23 @@ def _train_item(state: TrainState) -> dict[str, Any]:
 
 
 class Checkpoints:
-  """The checkpoints of one run directory; the newest `keep` stay."""
+  """The checkpoints of one run directory.
 
-  def __init__(self, workdir: str | pathlib.Path, *, keep: int = 1):
+  The newest `keep` stay, and those at multiples of `every` steps (0: no more).
+  """
+
+  def __init__(
+    self, workdir: str | pathlib.Path, *, keep: int = 1, every: int = 0
+  ):
     path = pathlib.Path(workdir).absolute() / 'checkpoints'
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    policies = [ocp.checkpoint_managers.LatestN(keep)]
+    if every:
+      policies.append(ocp.checkpoint_managers.EveryNSteps(every))
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+        policies
+      )
+    )
     self._manager = ocp.CheckpointManager(path, options=options)
 
   def save(self, state: TrainState, host: dict[str, Any]) -> None:
@@ -108,18 +120,27 @@ def load_params(
   mesh: Mesh,
   *,
   tokenizer_fingerprint: str,
+  step: int | None = None,
+  part: str | None = None,
 ) -> Params:
-  """The newest parameters of a run, sharded over the mesh.
+  """The parameters of a run at a step (None: the newest), over the mesh.
+
+  `part` names a network of a tree that holds several, such as 'policy'.
 
   Raises:
-    InputError: no checkpoint, or one of another size or tokenizer.
+    InputError: no checkpoint at that step, or one of another size or tokenizer.
   """
   check_card(run, model, tokenizer_fingerprint)
   path = pathlib.Path(run).absolute() / 'checkpoints'
   manager = ocp.CheckpointManager(path) if path.is_dir() else None
-  step = manager.latest_step() if manager else None
-  if step is None:
+  steps = sorted(manager.all_steps()) if manager else []
+  if not steps:
     raise InputError(f'{run} has no checkpoint yet')
+  if step is not None and step not in steps:
+    there = ', '.join(map(str, steps))
+    raise InputError(
+      f'{run} has no checkpoint at step {step}: there is {there}'
+    )
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   shardings = sharding.tree_shardings(mesh, shapes)
   like = jax.tree.map(
@@ -128,6 +149,16 @@ def load_params(
     shardings,
   )
   restore = ocp.args.StandardRestore(like)
-  item = manager.restore(step, args=ocp.args.Composite(params=restore))
+  if part is not None:
+    like = {part: like}
+    restore = ocp.args.PyTreeRestore(
+      like,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+      partial_restore=True,
+    )
+  item = manager.restore(
+    steps[-1] if step is None else step,
+    args=ocp.args.Composite(params=restore),
+  )
   manager.close()
-  return item.params
+  return item.params if part is None else item.params[part]

@@ -5,8 +5,9 @@ the inliers; activations come from Transformer.activations. Everything is
 float64 numpy on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -276,28 +277,32 @@ def _scores(
   return {name: tuple(map(score, test)) for name, score in methods.items()}
 
 
-def _layer_report(
+def _layer_rows(
   fit: np.ndarray,
   test: np.ndarray,
   outliers: np.ndarray,
   splits: Sequence[_Split],
   bootstrap: dict[str, int],
   **options: float | Sequence[int],
-) -> dict[str, float]:
+) -> list[dict[str, Any]]:
   inliers = np.concatenate([fit, test])
   given, *others = (_scores(inliers, outliers, s, **options) for s in splits)
-  report = {}
+  rows = []
   for name, scores in given.items():
     low, high = auroc_interval(*scores, **bootstrap)
     over_splits = [auroc(*other[name]) for other in others]
-    report |= {
-      f'{name}/auroc': auroc(*scores),
-      f'{name}/auroc_low': low,
-      f'{name}/auroc_high': high,
-      f'{name}/auroc_mean': float(np.mean(over_splits)),
-      f'{name}/auroc_sd': float(np.std(over_splits, ddof=1)),
-    }
-  return report
+    rows.append(
+      {
+        'method': name,
+        'auroc': auroc(*scores),
+        'auroc_low': low,
+        'auroc_high': high,
+        'auroc_mean': float(np.mean(over_splits)),
+        'auroc_sd': float(np.std(over_splits, ddof=1)),
+        'over_splits': over_splits,
+      }
+    )
+  return rows
 
 
 def _check_sets(
@@ -319,7 +324,7 @@ def _check_sets(
   return layers
 
 
-def ood_report(
+def ood_rows(
   fit: ArrayLike,
   test: ArrayLike,
   outliers: ArrayLike,
@@ -331,16 +336,16 @@ def ood_report(
   num_splits: int = 5,
   num_samples: int = 1000,
   seed: int = 0,
-) -> dict[str, float]:
-  """Flat scalars by layer and method (Bai et al. 2022, Figs 22, 23 and 39).
+) -> list[dict[str, Any]]:
+  """AUROC by layer and method (Bai et al. 2022, Figs 22, 23 and 39).
 
   Activations [N, L, D] of inliers to fit and to test on, and of outliers;
-  `layers` picks from L, default all. Names: ood/num_fit, num_test and
-  num_outliers; ood/layer_<l>/<method>/auroc with auroc_low and auroc_high
-  (95 % bootstrap over test examples, detectors as they are) for the sets as
-  given; auroc_mean and auroc_sd over num_splits random splits of all inliers
-  into sets of the same sizes. Splits share their examples: auroc_sd is less
-  than the spread over new data.
+  `layers` picks from L, default all. A row has `layer`, `method`; `auroc` with
+  auroc_low and auroc_high (95 % bootstrap over test examples, detectors as they
+  are) for the sets as given; and over num_splits random splits of all inliers
+  into sets of the same sizes `over_splits`, auroc_mean and auroc_sd. Splits
+  share their examples: auroc_sd is less than the spread over new data. The
+  i-th split is the same for all methods and layers.
 
   Methods: mahalanobis, relative_mahalanobis, exposure_<k>. The k outliers are
   drawn anew for every split, and no method is tested on any that was drawn.
@@ -350,14 +355,16 @@ def ood_report(
   sets = {'fit': fit, 'test': test, 'outliers': outliers}
   sets = {name: np.asarray(x) for name, x in sets.items()}
   layers = _check_sets(sets, layers)
-  sizes = {f'num_{name}': len(x) for name, x in sets.items()}
   splits = _splits(
-    **sizes, exposures=exposures, num_splits=num_splits, seed=seed
+    **{f'num_{name}': len(x) for name, x in sets.items()},
+    exposures=exposures,
+    num_splits=num_splits,
+    seed=seed,
   )
-  report = {f'ood/{name}': size for name, size in sizes.items()}
+  rows = []
   for layer in layers:
     try:
-      part = _layer_report(
+      part = _layer_rows(
         *(x[:, layer] for x in sets.values()),
         splits,
         {'num_samples': num_samples, 'seed': seed},
@@ -367,5 +374,15 @@ def ood_report(
       )
     except InputError as e:
       raise InputError(f'layer {layer}: {e}') from e
-    report |= {f'ood/layer_{layer}/{name}': x for name, x in part.items()}
-  return report
+    rows += [{'layer': layer, **row} for row in part]
+  return rows
+
+
+def ood_report(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Flat scalars ood/layer_<l>/<method>/auroc, auroc_low, ... of ood_rows."""
+  return {
+    f'ood/layer_{row["layer"]}/{row["method"]}/{name}': value
+    for row in rows
+    for name, value in row.items()
+    if name.startswith('auroc')
+  }

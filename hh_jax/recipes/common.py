@@ -93,19 +93,33 @@ def make_optimizer(
   return tx, schedule
 
 
+def split_step(link: str) -> tuple[str, int | None]:
+  """(RUN, STEP) of 'RUN@STEP', or (RUN, None) of a run alone.
+
+  The checkpoint that RUN/checkpoints/STEP holds, in optimizer steps. A
+  directory whose own name has an @ is a run. InputError where STEP is none.
+  """
+  run, at, step = link.rpartition('@')
+  if not at or '/' in step or pathlib.Path(link).is_dir():
+    return link, None
+  if not (step.isascii() and step.isdigit()):
+    raise InputError(f'{link}: {step!r} is no step: want RUN or RUN@STEP')
+  return run, int(step)
+
+
 def read_link(
   config: Any, link: str, *, kinds: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """The config.json of the finished run that config[link] names.
+  """The config.json of the run that config[link] names.
 
   `kinds` are the recipes it may be of, where they are not those of KINDS.
-  Raises InputError for a run that is not finished, of another recipe, or that
-  is a language model by its objective.
+  Raises InputError for a run that is not finished (unless a step of it is
+  named: RUN@STEP), of another recipe, or a language model by its objective.
   """
-  run = config[link]
-  if not run:
+  if not config[link]:
     raise InputError(f'config.{link} is empty: name a finished run')
-  if not workdir_lib.is_finished(run):
+  run, step = split_step(config[link])
+  if step is None and not workdir_lib.is_finished(run):
     raise InputError(
       f'config.{link} {run} is no finished run: it has no summary.json'
     )
@@ -115,7 +129,8 @@ def read_link(
       f'config.{link} {run} is a {there["recipe"]} run, not a '
       f'{" or ".join(kinds)} run'
     )
-  if there['config'].get('objective') == 'imitation':
+  needs_score = link in KINDS  # other links read activations
+  if needs_score and there['config'].get('objective') == 'imitation':
     raise InputError(
       f'config.{link} {run} is a language model: it has no score'
     )
@@ -131,13 +146,21 @@ def load_params(
   fingerprint: str,
   kinds: Sequence[str] = (),
 ) -> Params:
-  """The parameters of the finished run that config[link] names.
+  """The parameters of the run, or RUN@STEP, that config[link] names.
 
-  `kinds` are the recipes it may be of, where they are not those of KINDS.
+  `kinds` are the recipes it may be of, where they are not those of KINDS. Of a
+  `ppo` run they are the policy's.
   """
-  read_link(config, link, kinds=kinds)
-  run = config[link]
-  return native.load_params(run, model, mesh, tokenizer_fingerprint=fingerprint)
+  there = read_link(config, link, kinds=kinds)
+  run, step = split_step(config[link])
+  return native.load_params(
+    run,
+    model,
+    mesh,
+    tokenizer_fingerprint=fingerprint,
+    step=step,
+    part='policy' if there['recipe'] == 'ppo' else None,
+  )
 
 
 def _check_field(config: Any, name: str) -> None:
@@ -162,6 +185,20 @@ def check_positive(config: Any, *names: str) -> None:
     _check_field(config, name)
     if config[name] < 1:
       raise InputError(f'config.{name} {config[name]} is not 1 or more')
+
+
+def check_checkpoints(config: Any) -> None:
+  """Raises InputError for checkpoints that could not be kept as asked."""
+  _check_field(config, 'checkpoints')
+  check_positive(config, 'save_every')
+  keep, every = config.checkpoints.keep, config.checkpoints.every
+  if keep < 1:
+    raise InputError(f'config.checkpoints.keep {keep} is not 1 or more')
+  if every < 0 or every % config.save_every:
+    raise InputError(
+      f'config.checkpoints.every {every} is no multiple of save_every '
+      f'{config.save_every}'
+    )
 
 
 def check_batch(config: Any, mesh: Mesh, name: str = 'batch_size') -> None:

@@ -38,6 +38,7 @@ from hh_jax.evals import figures, report_card, reward_bench
 from hh_jax.evals.reward_bench import Result
 from hh_jax.recipes import (
   common,
+  ensembles,
   pm,
   pm_report_judge,
   pm_report_outside,
@@ -69,6 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   there = common.read_link(config, 'pm')
   _check(config)
   outside, notes = pm_report_outside.read(config)
+  notes += ensembles.notes(config)
   judge = pm_report_judge.make_judge(config, there['config'])
   for note in notes:
     _say(note)

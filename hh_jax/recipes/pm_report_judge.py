@@ -14,7 +14,8 @@ from hh_jax.data import packing
 from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, ranking
+from hh_jax.recipes import common, ensembles, ranking
+from hh_jax.rl import ensemble
 from hh_jax.types import Params
 
 
@@ -50,11 +51,15 @@ class Judge:
   row_length: int
   max_pairs: int
   batch_size: int
+  combine: ensemble.CombineFn  # where params is a tuple of members
 
   @functools.cached_property
   def _scorer(self) -> Callable:
     return ranking.make_scorer(
-      self.model, self.mesh, batch_size=self.batch_size
+      self.model,
+      self.mesh,
+      batch_size=self.batch_size,
+      combine=self.combine,
     )
 
   def __call__(self, pairs: Sequence[Pair]) -> Scores:
@@ -81,19 +86,20 @@ class Judge:
 def make_judge(
   config: ml_collections.ConfigDict, there: Mapping[str, Any]
 ) -> Judge:
-  """The PM of the run config.pm, in rows as it was trained on."""
+  """The PM of config.pm (and its ensemble), in rows as it was trained on."""
   mesh = common.make_mesh(config.mesh)
   common.check_batch(config, mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(
     ml_collections.ConfigDict(there['model']), tokenizer
   )
-  params = common.load_params(
-    config, 'pm', model, mesh, fingerprint=tokenizer.fingerprint
+  params = ensembles.load(
+    config, model, mesh, fingerprint=tokenizer.fingerprint
   )
   return Judge(
     *(model, params, mesh, tokenizer),
     row_length=config.row_length or there['row_length'],
     max_pairs=config.max_pairs or there['max_pairs'],
     batch_size=config.batch_size,
+    combine=ensembles.make_combine(config),
   )

@@ -19,7 +19,7 @@ from hh_jax.data import loader, packing, sources
 from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.losses import ppo
-from hh_jax.recipes import common, policy_evaluation
+from hh_jax.recipes import common, ensembles, policy_evaluation
 from hh_jax.rl import policy as policy_lib
 from hh_jax.rl import rollout as rollout_lib
 from hh_jax.types import Params, Prompts, TrainState
@@ -56,6 +56,7 @@ def pack(
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for settings that cannot work, or not together."""
   common.check_positive(config, *COUNTS)
+  common.check_checkpoints(config)
   mesh = common.make_mesh(config.mesh)
   common.check_batch(config, mesh)
   common.check_batch(config, mesh, name='eval_batch_size')
@@ -75,16 +76,21 @@ def check(config: ml_collections.ConfigDict) -> None:
     common.check_range(config, name, 0, 1)
   for name in ('clip_eps', 'value_clip'):
     common.check_range(config, name, 1e-9)
-  if config.heldout_pm and _same(config.heldout_pm, config.pm):
-    raise InputError(
-      f'config.heldout_pm {config.heldout_pm} is the PM that trains the policy'
-    )
+  ensembles.check(config)
+  for member in ensembles.members(config) if config.heldout_pm else ():
+    if _same(config.heldout_pm, member):
+      raise InputError(
+        f'config.heldout_pm {config.heldout_pm} is the PM that trains the '
+        'policy'
+      )
   if not config.temperature > 0:
     raise InputError(f'config.temperature {config.temperature} is not positive')
 
 
-def _same(run: str, other: str) -> bool:
-  return pathlib.Path(run).resolve() == pathlib.Path(other).resolve()
+def _same(link: str, other: str) -> bool:
+  """Whether both are of one run, at whatever steps."""
+  paths = [pathlib.Path(common.split_step(x)[0]) for x in (link, other)]
+  return paths[0].resolve() == paths[1].resolve()
 
 
 def make_networks(
@@ -97,6 +103,7 @@ def make_networks(
     policy=policy,
     value=pm if config.value_init == 'pm' else policy,
     pm=pm,
+    combine=ensembles.make_combine(config),
     distribution=sampling.reply_distribution(
       tokenizer, temperature=config.temperature
     ),
@@ -112,7 +119,10 @@ def load_frozen(
   mesh: Mesh,
   fingerprint: str,
 ) -> Params:
-  """Parameters that never change: reference, pm and, if named, heldout_pm."""
+  """Parameters that never change: reference, pm and, if named, heldout_pm.
+
+  'pm_score' is a tuple where config.ensemble has other members.
+  """
 
   def load(link: str, model) -> Params:
     return common.load_params(
@@ -121,7 +131,7 @@ def load_frozen(
 
   frozen = {
     'reference': load('init_from', nets.policy),
-    'pm_score': load('pm', nets.pm),
+    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint),
   }
   if config.heldout_pm:
     frozen['heldout_pm_score'] = load('heldout_pm', nets.pm)
@@ -133,6 +143,8 @@ def initial_state(
 ) -> tuple[TrainState, Any]:
   """The policy starts as the reference, the value as config.value_init says."""
   value = frozen['pm_score' if config.value_init == 'pm' else 'reference']
+  if isinstance(value, tuple):
+    value, *_ = value  # config.pm's
   params = {'policy': frozen['reference'], 'value': value}
   key = common.stream(config.seed, common.INIT)
   return train.state_from(params, tx, key, mesh)
@@ -273,11 +285,14 @@ def train_policy(
   batches = loader.train_batches(
     rows, batch_size=config.batch_size, seed=config.seed
   )
-  checkpoints = native.Checkpoints(workdir)
+  per_iteration = config.num_epochs * config.num_minibatches
+  kept = config.checkpoints
+  checkpoints = native.Checkpoints(
+    workdir, keep=kept.keep, every=kept.every * per_iteration
+  )
   if checkpoints.latest_step() is not None:
     state, host = checkpoints.restore(state)
     batches.set_state(host['batches'])
-  per_iteration = config.num_epochs * config.num_minibatches
   first = int(state.step) // per_iteration
   key = common.stream(config.seed, common.SAMPLE)
 

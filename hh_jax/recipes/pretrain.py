@@ -33,6 +33,7 @@ def pack(
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a field that is missing or out of its range."""
   common.check_positive(config, *COUNTS)
+  common.check_checkpoints(config)
   common.check_range(config, 'row_length', 2)  # a token and its target
   common.check_batch(config, common.make_mesh(config.mesh))
 

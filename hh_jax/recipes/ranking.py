@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
 from hh_jax.losses import preference
 from hh_jax.model import Transformer
+from hh_jax.rl import ensemble
 from hh_jax.types import Params
 
 # How a language model ranks replies: log p(reply | prompt) a token or in all,
@@ -45,13 +45,27 @@ def without_prompts(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def make_scorer(
-  model: Transformer, mesh: Mesh, *, batch_size: int, objective: str = 'ranked'
+  model: Transformer,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  objective: str = 'ranked',
+  combine: ensemble.CombineFn | None = None,
 ) -> Callable[[Params, types.PackedPairs], Scores]:
-  """(params, rows) -> Scores: PM units, or mean log-probabilities a token."""
+  """(params, rows) -> Scores: PM units, or mean log-probabilities a token.
+
+  `combine` makes one score of those of a tuple of params, an ensemble.
+  """
   score = preference.pair_scores
   if objective == 'imitation':
     score = _mean_logprobs
-  return _over_rows(functools.partial(score, model), mesh, batch_size)
+
+  def scores(params: Params, batch: types.PackedPairs):
+    return ensemble.over_members(
+      lambda member: score(model, member, batch), params, combine
+    )
+
+  return _over_rows(scores, mesh, batch_size)
 
 
 def rankings(

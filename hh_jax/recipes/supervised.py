@@ -107,7 +107,7 @@ def train_on_rows(
     num_epochs=num_epochs,
   )
   native.write_card(workdir, model, tokenizer.fingerprint)
-  checkpoints = native.Checkpoints(workdir)
+  checkpoints = native.Checkpoints(workdir, **config.checkpoints)
   totals = dict.fromkeys(counted, 0)
   if checkpoints.latest_step() is not None:
     state, host = checkpoints.restore(state)

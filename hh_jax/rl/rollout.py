@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from hh_jax import arrays, sampling
 from hh_jax.model import Transformer
-from hh_jax.rl import advantages, rewards
+from hh_jax.rl import advantages, ensemble, rewards
 from hh_jax.rl import policy as policy_lib
 from hh_jax.types import Array, Params, Prompts, Rollout, Samples, TrainState
 
@@ -26,6 +26,7 @@ class Networks:
   policy: Transformer  # of the policy and of the reference
   value: Transformer
   pm: Transformer  # of every preference model
+  combine: ensemble.CombineFn  # scores of the members of an ensemble
   distribution: sampling.SamplingDistribution
   max_reply: int
   end_id: int  # the end-of-context token
@@ -48,8 +49,12 @@ def draw(
 
 
 def judge(nets: Networks, pm_params: Params, samples: Samples) -> Array:
-  """PM score of every sample, PM units, [B]."""
-  return sampling.end_scores(nets.pm, pm_params, samples, end_id=nets.end_id)
+  """PM score of every sample, PM units, [B]; of a tuple, an ensemble's."""
+
+  def score(params: Params) -> Array:
+    return sampling.end_scores(nets.pm, params, samples, end_id=nets.end_id)
+
+  return ensemble.over_members(score, pm_params, nets.combine)
 
 
 def compare(

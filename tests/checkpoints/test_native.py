@@ -84,3 +84,64 @@ def test_what_does_not_fit_is_refused(tmp_path):
   native.write_card(tmp_path / 'new', MODEL, 'abc')
   with pytest.raises(InputError, match='has no checkpoint yet'):
     load(path=tmp_path / 'new')
+
+
+def save_steps(path, mesh, steps, **kept):
+  """A run whose embedding is the step; the steps that are left."""
+  state = make_state(mesh)
+  native.write_card(path, MODEL, 'abc')
+  checkpoints = native.Checkpoints(path, **kept)
+  for step in steps:
+    params = state.params | {
+      'embedding': jnp.full_like(state.params['embedding'], step)
+    }
+    checkpoints.save(state.replace(step=jnp.int32(step), params=params), {})
+  checkpoints.close()
+  left = [p.name for p in (path / 'checkpoints').iterdir()]
+  return sorted(map(int, left))
+
+
+@pytest.mark.parametrize(
+  ('kept', 'left'),
+  [
+    ({}, [10]),
+    ({'keep': 3}, [6, 8, 10]),
+    ({'every': 4}, [4, 8, 10]),
+    ({'keep': 2, 'every': 4}, [4, 8, 10]),
+  ],
+)
+def test_what_stays(tmp_path, kept, left):
+  mesh = sharding.make_mesh()
+  assert save_steps(tmp_path, mesh, range(2, 11, 2), **kept) == left
+
+
+def test_params_at_a_step(tmp_path):
+  mesh = sharding.make_mesh()
+  save_steps(tmp_path, mesh, [2, 4, 6], keep=2)
+
+  def embedding(step):
+    params = native.load_params(
+      tmp_path, MODEL, mesh, tokenizer_fingerprint='abc', step=step
+    )
+    return float(params['embedding'].mean())
+
+  assert [embedding(step) for step in (4, 6, None)] == [4, 6, 6]
+  with pytest.raises(InputError, match='at step 2: there is 4, 6$'):
+    embedding(2)
+
+
+def test_one_network_of_several(tmp_path):
+  mesh = sharding.make_mesh()
+  wide = dataclasses.replace(CONFIG, num_layers=2)
+  other = jax.jit(model_lib.Transformer(wide).init)(jax.random.key(1))
+  state = make_state(mesh)
+  params = {'policy': state.params, 'value': other}
+  native.write_card(tmp_path, MODEL, 'abc')
+  checkpoints = native.Checkpoints(tmp_path)
+  checkpoints.save(state.replace(params=params), {})
+  checkpoints.close()
+  policy = native.load_params(
+    tmp_path, MODEL, mesh, tokenizer_fingerprint='abc', part='policy'
+  )
+  chex.assert_trees_all_equal(*jax.device_get((policy, state.params)))
+  assert policy['embedding'].sharding.mesh.shape == mesh.shape

@@ -78,11 +78,13 @@ def rows(path: pathlib.Path) -> list[dict[str, Any]]:
   return [{k: v for k, v in line.items() if k != 'time'} for line in lines]
 
 
-def checkpoint(workdir: pathlib.Path) -> tuple[Any, dict[str, Any]]:
-  """Parameters and optimizer of the newest checkpoint, and its host item."""
+def checkpoint(
+  workdir: pathlib.Path, step: int | None = None
+) -> tuple[Any, dict[str, Any]]:
+  """Parameters and optimizer of the newest, or a, checkpoint; its host item."""
   with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
     item = manager.restore(
-      manager.latest_step(),
+      manager.latest_step() if step is None else step,
       args=ocp.args.Composite(
         params=ocp.args.StandardRestore(),
         train=ocp.args.StandardRestore(),

@@ -12,12 +12,14 @@ def summary(path):
   return json.loads((path / 'summary.json').read_text())
 
 
-def test_pmp_then_fine_tuning(run_stage, tmp_path):
-  assert run_stage('pmp').code == 0
+def test_pmp_then_fine_tuning(chain, run_stage, tmp_path):
+  start = f'--config.init_from={chain.path / "pretrain"}@4'
+  assert run_stage('pmp', start).code == 0
   pmp = summary(tmp_path / 'pmp')
   lines = chain_lib.rows(tmp_path / 'pmp' / 'metrics.jsonl')
   assert any('train/lm_loss' in line for line in lines)
-  done = run_stage('pm', f'--config.init_from={tmp_path / "pmp"}')
+  last = lines[-1]['step']
+  done = run_stage('pm', f'--config.init_from={tmp_path / "pmp"}@{last}')
   assert done.code == 0, done.err
   first, *_ = chain_lib.rows(tmp_path / 'pm' / 'metrics.jsonl')
   assert abs(first['eval/loss'] - math.log(2)) > 1e-4  # the head has learnt

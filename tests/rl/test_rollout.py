@@ -1,14 +1,17 @@
 """Rollouts add up, do not depend on the mesh, and PPO on them learns."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hh_jax import model as model_lib
-from hh_jax import sampling, sharding, train
+from hh_jax import sampling, sharding, train, types
 from hh_jax.data import packing
 from hh_jax.losses import ppo
+from hh_jax.rl import ensemble
 from hh_jax.rl import policy as policy_lib
 from hh_jax.rl import rollout as rollout_lib
 
@@ -37,6 +40,7 @@ NETS = rollout_lib.Networks(
   policy=MODEL,
   value=MODEL,
   pm=LikesOneToken(),
+  combine=functools.partial(ensemble.combine, how='worst', k=0.0),
   distribution=sampling.SamplingDistribution(
     temperature=1.0, banned=(0, 1, 2, EOC), stop=(STOP,)
   ),
@@ -172,3 +176,24 @@ def test_ppo_learns_what_the_preference_model_likes(mesh):
   assert metrics['loss'].shape == (4,) and int(state.step) == 9 * 4
   # otherwise the second iteration compiles everything again
   assert jax.tree.map(lambda x: x.sharding, state) == shardings
+
+
+def test_an_ensemble_judges_as_its_worst_member():
+  tokens = [[2, 6, 7, 5, 5, STOP, 0], [2, 7, 6, 6, 5, 5, 5]]
+  samples = types.Samples(
+    tokens=jnp.array(tokens),
+    prompt_lengths=jnp.array([3, 3]),
+    reply_lengths=jnp.array([3, 4]),
+    reply_mask=jnp.ones((2, REPLY)),
+    is_stopped=jnp.array([True, False]),
+    logprobs=jnp.zeros((2, REPLY)),
+  )
+  members = tuple({'liked': jnp.int32(i)} for i in (5, 6))
+
+  def judge(params):
+    return rollout_lib.judge(NETS, params, samples)
+
+  np.testing.assert_array_equal(judge(members[0]), [2, 3])
+  np.testing.assert_array_equal(judge(members[1]), [1, 2])
+  np.testing.assert_array_equal(judge(members), [1, 2])
+  np.testing.assert_array_equal(judge(members[:1]), judge(members[0]))
