@@ -136,8 +136,43 @@ def test_too_many_bad_rows_are_refused_by_file_and_line(run_hh, data):
 def test_all_training_conversations_are_in_the_test_set(run_hh, data):
   folder = data / 'harmless-base'
   shutil.copy(folder / 'test.jsonl.gz', folder / 'train.jsonl.gz')
-  error = run_hh('pm').error
-  assert 'no pair' in error
+  done = run_hh('pm')
+  assert done.code == 2 and 'error: no pair fits a row' in done.err
+  assert '20 pairs of test conversations are left out' in done.err
+
+
+def test_pairs_of_identical_transcripts_are_counted(run_hh, data, tmp_path):
+  same = {'chosen': transcript(0, 'so'), 'rejected': transcript(0, 'so')}
+  for split, first in (('train', 0), ('test', 100)):
+    rows = [same, *(good(i) for i in range(first, first + 20))]
+    write(data / 'harmless-base' / f'{split}.jsonl.gz', rows)
+  assert run_hh('pm').code == 0
+  report = json.loads((tmp_path / 'pm_hh' / 'data_report.json').read_text())
+  for split in ('train', 'test'):
+    source = report['source'][f'harmless-base/{split}']
+    assert source['dropped'] == {'identical_replies': 1}
+  assert report['test']['kept'] == 20
+
+
+def test_test_conversations_in_the_training_file_are_said(run_hh, data):
+  rows = [good(i) for i in (*range(20), 100, 101, 102)]
+  write(data / 'harmless-base' / 'train.jsonl.gz', rows)
+  done = run_hh('pm')
+  text = 'harmless-base/train: 3 pairs of test conversations are left out'
+  assert done.code == 0 and f'hh_jax: {text}\n' in done.err
+
+
+def test_a_prompt_longer_than_a_row_is_counted(run_hh, data, tmp_path):
+  row = good(0)
+  turn = f'\n\nHuman: {" ".join(WORDS * 30)}\n\nAssistant: No.'
+  long = {side: turn + text for side, text in row.items()}
+  write(
+    data / 'harmless-base' / 'test.jsonl.gz',
+    [long, *(good(i) for i in range(100, 109))],
+  )
+  assert run_hh('pm').code == 0
+  report = json.loads((tmp_path / 'pm_hh' / 'data_report.json').read_text())
+  assert report['test']['kept'] == 10 and report['test']['prompt_cut'] == 1
 
 
 # flag -> what the line has to name; on runs of the gold world
