@@ -28,6 +28,7 @@ SIZES = {
   'ppo': ('mini', 'small', *list(model_lib.SIZES)[3:]),
   'tokenizer': ('8k', '64k'),
   'report': (),
+  'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
   'pipeline': (),  # for other configs to call
 }

@@ -52,6 +52,20 @@ def eval_rows(pairs: Sequence[Pair], ids, chosen, rejected) -> list[dict]:
   ]
 
 
+def quick_report(
+  pairs: Sequence[Pair], ids, chosen, rejected
+) -> dict[str, float]:
+  """Accuracy and loss while training; accuracy by source as well."""
+  margins = chosen - rejected
+  of = np.array([pairs[i].source for i in ids.tolist()])
+  by_source = {
+    f'{source}/accuracy': evals.accuracy(margins[of == source])
+    for source in sorted(set(of.tolist()))
+  }
+  loss = float(np.logaddexp(0, -margins).mean())
+  return {'accuracy': evals.accuracy(margins), 'loss': loss, **by_source}
+
+
 def training_pairs(
   config: ml_collections.ConfigDict, given: Sequence[Pair]
 ) -> list[Pair]:
@@ -174,12 +188,7 @@ def train(
   )
 
   def evaluate(params) -> dict[str, float]:
-    _, chosen, rejected = scores(params, quick_rows)
-    margin = chosen - rejected
-    return {
-      'accuracy': evals.accuracy(margin),
-      'loss': float(np.logaddexp(0, -margin).mean()),
-    }
+    return quick_report(held_out, *scores(params, quick_rows))
 
   steps_an_epoch = -(-loader.num_rows(rows) // config.batch_size)
   params = supervised.train_on_rows(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hh_jax import metrics as metrics_lib
+from hh_jax.data import examples
+from hh_jax.recipes import pm
 from tests.recipes import chain as chain_lib
 
 
@@ -15,7 +17,30 @@ def test_an_untrained_preference_model_has_no_opinion(chain):
     'step': 0,
     'eval/accuracy': 0.5,
     'eval/loss': pytest.approx(np.log(2), abs=1e-6),
+    'eval/gold-helpful-base/accuracy': 0.5,
+    'eval/gold-harmless-base/accuracy': 0.5,
   }
+
+
+def test_accuracy_while_training_is_that_of_each_source_too():
+  pairs = [
+    examples.Pair('', 'a', 'b', 'c', source)
+    for source in ('helpful', 'harmless', 'unused', 'helpful')
+  ]
+  # pair 3 is right, pair 0 wrong, pair 1 a tie; pair 2 is in no row
+  report = pm.quick_report(
+    pairs, np.array([3, 0, 1]), np.array([1.0, 0, 2]), np.array([0.0, 1, 2])
+  )
+  assert report == {
+    'accuracy': 0.5,
+    'loss': pytest.approx((np.log1p(np.exp([-1, 1])).sum() + np.log(2)) / 3),
+    'helpful/accuracy': 0.5,
+    'harmless/accuracy': 0.5,
+  }
+  report = pm.quick_report(
+    pairs, np.array([3, 1]), np.array([1.0, 2]), np.array([0.0, 3])
+  )
+  assert (report['helpful/accuracy'], report['harmless/accuracy']) == (1, 0)
 
 
 def test_tokens_and_pairs_are_counted_from_the_start_of_the_run(chain):

@@ -1,0 +1,169 @@
+"""Bai et al. 2022, Fig 19: accuracy against the share of helpful comparisons.
+
+Claim: at a fixed total (42,000), preference models that learn from one kind of
+comparison alone are far below chance on the other (.35 to .38); mixtures are
+good at both, and larger models depend less on the mixture (5.1).
+Command: python -m experiments.fig19_accuracy_vs_mixture \\
+  --workdir=runs/pm_sweep [--scale=cpu]
+Cost: see results/README.md for scale cpu; Fig 26 reads these runs.
+Expect: both halves of the first claim. Whether size flattens the curves needs
+sizes that are far apart. Normalised: divided by the accuracy of the model that
+learns from this kind alone (our choice).
+"""
+
+import numpy as np
+
+from experiments import analysis, sweep
+
+MIXTURES = r'n(\d+)_helpful([\d.]+)'
+# share -> size -> kind -> accuracies [seeds]
+Found = dict[float, dict[str, dict[str, np.ndarray]]]
+
+
+def run(config, workdir: str) -> None:
+  """A preference model a share, size and seed, on config.mix_total pairs."""
+  for size in config.mix_sizes:
+    for seed in range(config.num_seeds):
+      for share in config.shares:
+        sweep.mixed(
+          config,
+          workdir,
+          size=size,
+          seed=seed,
+          total=config.mix_total,
+          share=share,
+        )
+
+
+def read(workdir: str) -> Found:
+  """Accuracies of the mixtures of the total that has most of them."""
+  totals: dict[int, dict[float, str]] = {}
+  for name, match in sweep.names(workdir, MIXTURES).items():
+    totals.setdefault(int(match[1]), {})[float(match[2])] = name
+  analysis.require(totals, 'mixtures', workdir)
+  names = max(totals.values(), key=len)
+  runs = {
+    share: sweep.finished(workdir, names[share]) for share in sorted(names)
+  }
+  shared = set.intersection(*map(set, runs.values()))
+  analysis.require(shared, 'seed of every mixture', workdir)
+  return {share: columns(found, shared) for share, found in runs.items()}
+
+
+def columns(runs: dict, keys) -> dict[str, dict[str, np.ndarray]]:
+  """size -> kind -> accuracies [seeds] of those runs of (size, seed)."""
+  out = {}
+  for size in analysis.in_order(size for size, _ in keys):
+    seeds = sorted(seed for s, seed in keys if s == size)
+    rows = [analysis.accuracies(runs[size, seed]) for seed in seeds]
+    out[size] = {kind: np.array([r[kind] for r in rows]) for kind in rows[0]}
+  return out
+
+
+def normalised(found: Found) -> Found:
+  """Accuracy over that of the model that learns from this kind alone.
+
+  The mean of both kinds over the highest of its means over seeds.
+  """
+  ends = {'helpful': max(found), 'harmless': min(found)}
+  out = {}
+  for share, sizes in found.items():
+    out[share] = {}
+    for size, kinds in sizes.items():
+      out[share][size] = {
+        kind: kinds[kind] / found[end][size][kind] for kind, end in ends.items()
+      }
+      best = max(found[s][size]['mean'].mean() for s in found)
+      out[share][size]['mean'] = kinds['mean'] / best
+  return out
+
+
+def spread(found: Found, size: str) -> np.ndarray:
+  """Highest less lowest accuracy over shares, mean of both kinds; [seeds]."""
+  ranges = [
+    np.ptp(np.stack([found[share][size][kind] for share in found]), axis=0)
+    for kind in analysis.KINDS
+  ]
+  return np.mean(ranges, axis=0)
+
+
+def claims(found: Found) -> list[dict]:
+  """Verdicts by size, and on the largest against the smallest one."""
+  low, high = min(found), max(found)
+  sizes = list(found[low])
+  out = []
+  for size in sizes:
+    for share, kind, other in (
+      (high, 'harmless', 'helpful'),
+      (low, 'helpful', 'harmless'),
+    ):
+      only = f'{size}: {other}-only models ({share:g} helpful)'
+      out.append(
+        analysis.claim(
+          f'{only} are below chance on {kind} pairs',
+          0.5 - found[share][size][kind],
+          paper='.12 to .15 below',
+        )
+      )
+  if len(sizes) > 1:
+    first, last = spread(found, sizes[0]), spread(found, sizes[-1])
+    n = min(first.size, last.size)
+    out.append(
+      analysis.claim(
+        f'accuracy depends less on the mixture at {sizes[-1]} than at '
+        f'{sizes[0]} (highest less lowest)',
+        first[:n] - last[:n],
+      )
+    )
+  return out
+
+
+def check(found: Found, workdir: str) -> None:
+  """InputError where the test set has not both kinds."""
+  kinds = next(iter(next(iter(found.values())).values()))
+  analysis.require('mean' in kinds, 'tests of both kinds', workdir)
+
+
+def plot(workdir: str) -> dict:
+  """Writes fig19.png and fig19.json: accuracies by share, verdicts."""
+  found = read(workdir)
+  check(found, workdir)
+  relative = normalised(found)
+  summary = {
+    'accuracy': analysis.reports(found),
+    'normalised': analysis.reports(relative),
+    'claims': claims(found),
+  }
+  drawing = draw(found, relative, analysis.KINDS)
+  return analysis.write(workdir, 'fig19', summary, drawing)
+
+
+def draw(found: Found, relative: Found, kinds):
+  """Raw and normalised accuracy against the share, an axes each by kind."""
+  titles = [
+    f'{kind} test set{rest}' for rest in ('', ', normalised') for kind in kinds
+  ]
+  drawing, axes = analysis.axes(*titles, width=3.6)
+  sizes = list(found[min(found)])
+  for i, ax in enumerate(axes):
+    values = (found, relative)[i // len(kinds)]
+    kind = kinds[i % len(kinds)]
+    for size, color in zip(sizes, analysis.colors(len(sizes)), strict=True):
+      analysis.draw_estimates(
+        ax,
+        [100 * share for share in values],
+        [analysis.estimate(v[size][kind]) for v in values.values()],
+        color=color,
+        marker='o',
+        label=size,
+      )
+    if i < len(kinds):
+      ax.axhline(0.5, color='grey', lw=0.8, ls=':')
+    ax.set_xlabel('Helpful comparisons (%)')
+  axes[0].set_ylabel('Accuracy (bars: 1 s.e. over seeds)')
+  axes[0].legend(frameon=False, fontsize=8)
+  return drawing
+
+
+if __name__ == '__main__':
+  sweep.main(__doc__, run, plot)
