@@ -126,7 +126,7 @@ def smoke():
 
 def gpu():
   data, web = _gold(
-    num_pairs=160_000, num_test=4_000, num_questions=8_000,
+    num_pairs=110_000, num_test=4_000, num_questions=8_000,
     num_documents=100_000,
   )  # fmt: skip
   config = _config(
@@ -135,8 +135,7 @@ def gpu():
     sizes=('mini', 'small', '13M', '42M'),
     rates=(3e-3, 2e-3, 6e-4, 6e-4),
     row_length=256,
-    num_seeds=5,
-    language_models=5,
+    language_models=3,
     total=100_000,
     mix_total=20_000,
     mix_sizes=('mini', '13M'),

@@ -59,6 +59,28 @@ def last(curves: dict, kind: str = 'all') -> dict[str, np.ndarray]:
   }
 
 
+def bend(curves: dict) -> dict[str, np.ndarray]:
+  """Accuracy gained a factor e of comparisons, mean over sizes; [seeds].
+
+  'early': from 1/16 to 1/4 of the comparisons, 'late': from there to the end.
+  Equal on a line.
+  """
+  seeds = analysis.shared_seeds(curves)
+  sizes = analysis.in_order(size for size, _ in curves)
+  end = min(curve.pairs[-1] for curve in curves.values())
+  heights = np.array(
+    [
+      [
+        analysis.at(curves[size, s], end / np.array([16, 4, 1]))
+        for size in sizes
+      ]
+      for s in seeds
+    ]
+  )  # [seeds, sizes, 3]
+  early, late = np.moveaxis(np.diff(heights).mean(axis=1) / np.log(4), -1, 0)
+  return {'early': early, 'late': late}
+
+
 def plot(workdir: str) -> dict:
   """Writes fig07.png and fig07.json: fit, accuracies, verdicts."""
   curves = read(workdir)
@@ -67,6 +89,7 @@ def plot(workdir: str) -> dict:
     'comparisons': int(max(c.pairs[-1] for c in curves.values())),
     'accuracy': analysis.reports(last(curves)),
     'fit': analysis.reports(fits),
+    'data_slope_by_part': analysis.reports(bend(curves)),
     'claims': claims(fits),
   }
   return analysis.write(workdir, 'fig07', summary, draw(curves))

@@ -40,8 +40,8 @@ def read(workdir: str) -> Found:
   totals: dict[int, dict[float, str]] = {}
   for name, match in sweep.names(workdir, MIXTURES).items():
     totals.setdefault(int(match[1]), {})[float(match[2])] = name
-  analysis.require(totals, 'mixtures', workdir)
-  names = max(totals.values(), key=len)
+  names = max(totals.values(), key=len, default={})
+  analysis.require({0.0, 1.0} <= set(names), 'mixtures from 0 to 1', workdir)
   runs = {
     share: sweep.finished(workdir, names[share]) for share in sorted(names)
   }
@@ -65,7 +65,7 @@ def normalised(found: Found) -> Found:
 
   The mean of both kinds over the highest of its means over seeds.
   """
-  ends = {'helpful': max(found), 'harmless': min(found)}
+  ends = {'helpful': 1.0, 'harmless': 0.0}
   out = {}
   for share, sizes in found.items():
     out[share] = {}
@@ -89,18 +89,16 @@ def spread(found: Found, size: str) -> np.ndarray:
 
 def claims(found: Found) -> list[dict]:
   """Verdicts by size, and on the largest against the smallest one."""
-  low, high = min(found), max(found)
-  sizes = list(found[low])
+  sizes = list(found[0.0])
   out = []
   for size in sizes:
-    for share, kind, other in (
-      (high, 'harmless', 'helpful'),
-      (low, 'helpful', 'harmless'),
+    for share, only, kind in (
+      (1.0, 'helpful', 'harmless'),
+      (0.0, 'harmless', 'helpful'),
     ):
-      only = f'{size}: {other}-only models ({share:g} helpful)'
       out.append(
         analysis.claim(
-          f'{only} are below chance on {kind} pairs',
+          f'{size}: {only}-only models are below chance on {kind} pairs',
           0.5 - found[share][size][kind],
           paper='.12 to .15 below',
         )

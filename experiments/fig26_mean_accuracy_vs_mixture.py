@@ -22,7 +22,7 @@ def claims(found: fig19.Found) -> list[dict]:
   middle = min(found, key=lambda share: abs(share - 0.5))
   out = []
   for size in found[middle]:
-    ends = [found[share][size]['mean'] for share in (min(found), max(found))]
+    ends = [found[share][size]['mean'] for share in (0.0, 1.0)]
     out.append(
       analysis.claim(
         f'{size}: the mean accuracy of a mixture ({middle:g} helpful) is above '

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments import analysis, sweep
 from experiments import fig19_accuracy_vs_mixture as fig19
+from hh_jax.errors import InputError
 
 KINDS = (*analysis.KINDS, 'mean')
 # lambda -> size -> kind -> accuracies [seeds]
@@ -21,7 +22,14 @@ Found = dict[float, dict[str, dict[str, np.ndarray]]]
 
 
 def run(config, workdir: str) -> None:
-  """A preference model a lambda, size and seed, at config.helpful_share."""
+  """A preference model a lambda, size and seed, at config.helpful_share.
+
+  InputError where that leaves one kind of comparison alone.
+  """
+  if not 0 < config.helpful_share < 1:
+    raise InputError(
+      f'config.helpful_share {config.helpful_share} leaves nothing to weigh'
+    )
   for size in config.mix_sizes:
     for seed in range(config.num_seeds):
       for weight in config.lambdas:

@@ -1,13 +1,37 @@
 #!/usr/bin/env bash
-# Every experiment that waits for a GPU; finished runs are not run again.
-# SIZE=short is a smoke test.
+# Every experiment that waits for a GPU; finished runs are not run again, and
+# one that was interrupted goes on. Prints the verdicts last.
 #   bash experiments/gpu.sh
+# SIZE=short SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to
+# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
 OUT=${OUT:-results/gpu}
+RUNS=${RUNS:-runs}
+SCALE=${SCALE:-gpu}
 mkdir -p "$OUT"
 
-"$PY" -m experiments.fig13_reward_vs_sqrt_kl --workdir="${RUNS:-runs/fig13}" \
-  ${SIZE:+--size="$SIZE"} --seeds="${SEEDS:-5}"
-cp "${RUNS:-runs/fig13}"/fig13.json "${RUNS:-runs/fig13}"/fig13.png "$OUT"/
+# Experiments that share the preference models of one directory, in an order in
+# which the first numbers come soon.
+SWEEPS="
+fig07_pm_accuracy_vs_data_and_size
+fig31_learning_curves_mixed
+fig32_learning_curves_helpful
+pmp_benefit
+fig19_accuracy_vs_mixture
+fig26_mean_accuracy_vs_mixture
+fig27_accuracy_vs_harmless_weight
+"
+for name in ${ONLY:-$SWEEPS}; do
+  "$PY" -m "experiments.$name" --scale="$SCALE" \
+    --workdir="$RUNS/pm_sweep_$SCALE" >/dev/null
+  cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/
+done
+
+if [ -z "${ONLY:-}" ]; then
+  "$PY" -m experiments.fig13_reward_vs_sqrt_kl --workdir="$RUNS/fig13" \
+    ${SIZE:+--size="$SIZE"} --seeds="${SEEDS:-5}"
+  cp "$RUNS"/fig13/fig13.json "$RUNS"/fig13/fig13.png "$OUT"/
+fi
+"$PY" -m experiments.table "$OUT"

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
+from experiments import fig31_learning_curves_mixed as fig31
 from experiments import sweep
 from hh_jax.errors import InputError
 from tests.recipes import chain as chain_lib
@@ -51,6 +53,15 @@ def test_a_preference_model_is_trained_once_and_found(workdir):
   assert next(r for r in rows if 'train/lr' in r)['train/lr'] == pytest.approx(
     3e-3 / 6 / 10
   )
+
+
+def test_a_figure_is_drawn_from_real_runs(workdir):
+  fig07.run(sweep.load('smoke'), str(workdir))
+  summary = fig07.plot(str(workdir))
+  assert summary['comparisons'] == 20
+  assert summary['accuracy']['tiny']['seeds'] == 2
+  assert len(summary['claims']) == 1  # one size: no slope in parameters
+  fig31.plot(str(workdir))
 
 
 def test_changes_under_a_taken_name_are_refused(workdir):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import analysis, pmp_benefit, sweep
+from experiments import analysis, pmp_benefit, sweep, table
 from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
 from experiments import fig19_accuracy_vs_mixture as fig19
 from experiments import fig26_mean_accuracy_vs_mixture as fig26
@@ -55,6 +55,8 @@ def test_fig07_recovers_a_plane(tmp_path):
   assert fit['at_end']['mean'] == pytest.approx(0.7)
   assert fit['rms']['mean'] == pytest.approx(0, abs=1e-9)
   assert summary['comparisons'] == 1600
+  for part in ('early', 'late'):  # a line
+    assert summary['data_slope_by_part'][part]['mean'] == pytest.approx(0.02)
   # 12.7 standard errors of two seeds: .02 +- .0127
   assert verdicts(summary) == {
     'accuracy rises with ln(comparisons)': True,
@@ -144,6 +146,12 @@ def test_fig27_by_weight(tmp_path):
   check_files(tmp_path, 'fig27', summary)
 
 
+def test_weights_need_both_kinds(tmp_path):
+  config = sweep.load('smoke', [('helpful_share', '0.0')])
+  with pytest.raises(InputError, match='0.0 leaves nothing to weigh'):
+    fig27.run(config, str(tmp_path))
+
+
 def test_pmp_benefit_is_paired_and_at_the_best_rate_without_pmp(tmp_path):
   right = {  # (total, rate) -> arm -> right answers by seed
     (500, 0.1): {'none': (10, 12), 'control': (10, 12), 'ranked': (12, 14),
@@ -185,3 +193,15 @@ def test_pmp_benefit_is_paired_and_at_the_best_rate_without_pmp(tmp_path):
 def test_a_plot_of_nothing_is_refused(tmp_path, figure):
   with pytest.raises(InputError, match='run without --plot-only'):
     figure.plot(str(tmp_path))
+
+
+def test_the_table_has_a_line_a_claim(tmp_path, capsys):
+  write_curves(tmp_path, 'mix')
+  fig07.plot(str(tmp_path))
+  (tmp_path / 'fig13.json').write_text('{"gold/seeds": 2}')  # has no claims
+  table.main([str(tmp_path)])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first.split() == (
+    'fig07 holds +0.0200 ± 0.0010 accuracy rises with ln(comparisons)'.split()
+  )
+  assert 'ln(parameters)' in second
