@@ -8,9 +8,8 @@ Command: python -m experiments.fig25_accuracy_above_threshold \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: a fall. Scores are shifted so that every model's mean over the test
-comparisons is 0. Thresholds that fewer than 30 pairs pass are left out,
-but for the first; errors
-are over seeds, so those of few pairs are too small.
+comparisons is 0. Thresholds that fewer than 30 pairs pass are left out, but for
+the first; errors are over seeds, so those of few pairs are too small.
 """
 
 import numpy as np
