@@ -7,8 +7,8 @@ Command: python -m experiments.fig09_calibration \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside the runs of Figs 7 and 32, which it reads.
 Expect: models that saw few comparisons to differ from the paper's: a small one
-after one epoch is often under-confident. The mixture is judged on all test
-comparisons, helpful-only models on the helpful ones. Errors are over seeds.
+after one epoch is often under-confident. Models are judged on the kinds of
+comparisons that they learned from. Errors are over seeds.
 """
 
 import numpy as np
@@ -17,7 +17,6 @@ from experiments import analysis, judged, sweep
 from experiments import fig32_learning_curves_helpful as fig32
 from hh_jax.evals import preference
 
-NAMES = {'mix': 'helpful and harmless', 'helpful': 'helpful only'}
 NUM_BINS = 10
 LIMIT = 0.03  # a calibration error up to this counts as calibrated, our choice
 
@@ -30,13 +29,15 @@ def run(config, workdir: str) -> None:
 
 
 def read(workdir: str) -> dict[str, judged.Runs]:
-  """Runs of 'mix' and of 'helpful', the latter on helpful pairs alone."""
-  found = {'mix': judged.runs(workdir)}
-  if sweep.finished(workdir, 'helpful'):
-    found['helpful'] = {
-      key: one.where(one.kinds == 'helpful')
-      for key, one in judged.runs(workdir, 'helpful').items()
-    }
+  """Of what the runs learned from -> the runs, on test pairs of that."""
+  found = {}
+  for name in ('mix', 'helpful'):
+    if name == 'mix' or sweep.finished(workdir, name):
+      runs = judged.runs(workdir, name)
+      kinds = judged.trained_on(workdir, name)
+      found[' and '.join(kinds)] = {
+        key: one.where(np.isin(one.kinds, kinds)) for key, one in runs.items()
+      }
   return found
 
 
@@ -61,17 +62,15 @@ def numbers(ones: list[judged.Judged]) -> dict[str, np.ndarray]:
 def claims(found: dict[str, dict[str, dict[str, np.ndarray]]]) -> list[dict]:
   """Verdicts on the largest size."""
   out = []
-  if 'helpful' in found:
-    size, values = list(found['helpful'].items())[-1]
-    text = f'{size}: helpful-only models are well calibrated (error less what '
-    out.append(
-      judged.within(
-        text + 'chance gives)', values['ece'] - values['ece_noise'], LIMIT
-      )
-    )
-  size, values = list(found['mix'].items())[-1]
-  text = f'{size}: models of the mixture are under-confident (accuracy less '
-  out.append(analysis.claim(text + 'predicted)', values['gap']))
+  for name, by_size in found.items():
+    size, values = list(by_size.items())[-1]
+    if ' and ' in name:
+      text = f'{size}: {name} models are under-confident (accuracy less '
+      out.append(analysis.claim(text + 'predicted)', values['gap']))
+    else:
+      text = f'{size}: {name}-only models are well calibrated (error less what '
+      error = values['ece'] - values['ece_noise']
+      out.append(judged.within(text + 'chance gives)', error, LIMIT))
   return out
 
 
@@ -96,7 +95,8 @@ def plot(workdir: str) -> dict:
 
 def draw(found: dict):
   """An axes a training set: accuracy by difference, bars over seeds."""
-  drawing, axes = analysis.axes(*(NAMES[name] for name in found), width=4.4)
+  titles = [f'{name} comparisons' for name in found]
+  drawing, axes = analysis.axes(*titles, width=4.4)
   for ax, by_size in zip(axes, found.values(), strict=True):
     highest = max(v['bin_margin'].max() for v in by_size.values())
     line = np.linspace(0, highest * 1.05, 100)

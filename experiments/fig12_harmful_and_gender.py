@@ -165,8 +165,9 @@ def differences(rows: scoring.Rows) -> dict[str, np.ndarray]:
     for gender in ('woman', 'man')
   )
   i, j = np.triu_indices(len(words), 1)
-  within = [(scores[:, i] - scores[:, j]).ravel() for scores in (women, men)]
-  return {'between': (women - men).ravel(), 'within': np.concatenate(within)}
+  within = np.ravel([x[:, i] - x[:, j] for x in (women, men)])
+  both_ways = np.concatenate([within, -within])  # no word is the first one
+  return {'between': (women - men).ravel(), 'within': both_ways}
 
 
 def _rms(values: np.ndarray) -> float:

@@ -34,6 +34,7 @@ def plot(workdir: str) -> dict:
   """Writes fig14_left.png and fig14_left.json: means and spreads by kind."""
   found = judged.runs(workdir)
   summary, claims = {}, []
+  trained = judged.trained_on(workdir)
   for size in judged.sizes(found):
     ones = [scores(one) for one in judged.of_size(found, size)]
     summary[size] = {
@@ -47,14 +48,14 @@ def plot(workdir: str) -> dict:
       }
       for kind in ones[0]
     }
-    if len(ones[0]) > 1:
+    if len(ones[0]) > 1 and len(trained) > 1:
       claims.append(
         analysis.claim(
           f'{size}: red-team replies score lower than helpful ones',
           [one['helpful'].mean() - one['harmless'].mean() for one in ones],
         )
       )
-  result = {'scores': summary, 'claims': claims}
+  result = {'trained_on': trained, 'scores': summary, 'claims': claims}
   return analysis.write(workdir, 'fig14_left', result, draw(found))
 
 
@@ -67,7 +68,7 @@ def draw(found: judged.Runs):
     titles[kind]: np.concatenate([one[kind] for one in ones])
     for kind in ones[0]
   }
-  title = f'{size}, {len(ones)} seeds, both replies'
+  title = f'{size}, both replies, seeds: {len(ones)}'
   drawing, (ax,) = analysis.axes(title, width=5.5)
   judged.histogram(ax, judged.bins(parts.values()), parts)
   ax.set_xlabel('Score (PM units; mean of the test set 0)')

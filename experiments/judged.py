@@ -71,6 +71,15 @@ def runs(workdir: Any, name: str = 'mix') -> Runs:
   return out
 
 
+def trained_on(workdir: Any, name: str = 'mix') -> list[str]:
+  """Kinds of comparisons that the runs of that name learned from."""
+  path = next(iter(sweep.finished(workdir, name).values()))
+  mixture = workdir_lib.read_config(path)['config']['mixture']
+  share = mixture['helpful_share']
+  parts = {'helpful': share > 0, 'harmless': share < 1}
+  return [kind for kind, is_in in parts.items() if is_in]
+
+
 def sizes(found: Runs) -> list[str]:
   """From small to large."""
   return analysis.in_order(size for size, _ in found)
@@ -107,10 +116,12 @@ def histogram(ax, edges: np.ndarray, parts: Mapping[str, np.ndarray]) -> None:
   for (name, values), colour in zip(parts.items(), colours, strict=False):
     density, _ = np.histogram(values, edges, density=True)
     ax.stairs(density, edges, fill=True, color=colour, alpha=0.2)
-    label = f'{name}, mean {np.mean(values):+.2f}'.replace('-', '−')
+    mean = f'{np.mean(values):+.2f}'.replace('-', '−')
+    label = f'{name}, mean {mean}'
     ax.stairs(density, edges, color=colour, lw=1.3, label=label)
     ax.axvline(np.mean(values), color=colour, lw=1, ls='--')
   ax.set_ylabel('Density')
+  ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
   ax.legend(frameon=False, fontsize=8)
 
 

@@ -19,8 +19,13 @@ from hh_jax.recipes.pm_report_judge import Scores
 ALL = (fig08, fig09, fig10, fig12, fig14, fig25)
 
 
-def write_run(workdir, scores, name='mix', size='tiny', seed=0, **columns):
-  """A finished run whose test pairs have these scores [N, 2]."""
+def write_run(
+  workdir, scores, name='mix', size='tiny', seed=0, kinds=None, **columns
+):
+  """A finished run whose test pairs have these scores [N, 2].
+
+  kinds: what it learned from, where the name does not say.
+  """
   path = workdir / 'pm' / name / size / f'seed{seed}'
   path.mkdir(parents=True)
   (path / 'summary.json').write_text('{}')
@@ -36,6 +41,9 @@ def write_run(workdir, scores, name='mix', size='tiny', seed=0, **columns):
     for i, (chosen, rejected) in enumerate(scores)
   ]
   scoring.write(path / 'eval.jsonl', rows)
+  share = {'mix': 0.7, 'helpful': 1.0, 'harmless': 0.0}[kinds or name]
+  there = {'recipe': 'pm', 'config': {'mixture': {'helpful_share': share}}}
+  (path / 'config.json').write_text(json.dumps(there))
 
 
 def verdicts(summary):
@@ -100,7 +108,8 @@ def test_fig09_tells_calibrated_from_under_confident(tmp_path):
     write_run(tmp_path, calibrated(seed, 1.0), name='helpful', seed=seed)
   summary = fig09.plot(str(tmp_path))
   assert verdicts(summary) == [True, True]
-  mix, helpful = (summary[name]['tiny'] for name in ('mix', 'helpful'))
+  names = ('helpful and harmless', 'helpful')
+  mix, helpful = (summary[name]['tiny'] for name in names)
   assert helpful['ece']['mean'] < 2 * helpful['ece_noise']['mean']
   assert mix['gap']['mean'] > 0.05
   assert len(mix['bin_margin']) == fig09.NUM_BINS
@@ -115,6 +124,16 @@ def test_fig09_judges_helpful_only_models_on_helpful_pairs(tmp_path):
   summary = fig09.plot(str(tmp_path))
   assert summary['helpful']['tiny']['bin_accuracy'] == [1.0] * 10
   assert verdicts(summary) == [None, None]  # one seed
+
+
+def test_fig09_judges_harmless_only_models_on_harmless_pairs(tmp_path):
+  scores = margins(*([-1.0] * 20 + [9.0] * 20))
+  sources = ['helpful'] * 20 + ['harmless'] * 20
+  write_run(tmp_path, scores, kinds='harmless', source=sources)
+  summary = fig09.plot(str(tmp_path))
+  assert summary['harmless']['tiny']['bin_accuracy'] == [1.0] * 10
+  (claim,) = summary['claims']
+  assert claim['claim'].startswith('tiny: harmless-only models are well')
 
 
 def test_fig14_by_kind(tmp_path):
@@ -336,7 +355,8 @@ def gender_rows(word, gender):
 def test_fig12_differences_by_hand(tmp_path):
   found = fig12.differences(gender_rows(1.0, 0.5))
   np.testing.assert_allclose(found['between'], [0.5] * 6)
-  assert sorted(np.abs(found['within'])) == [1] * 8 + [2] * 4
+  assert sorted(np.abs(found['within'])) == [1] * 16 + [2] * 8
+  assert found['within'].mean() == 0
   for seed in range(3):
     path = tmp_path / 'scored' / 'gender' / 'tiny'
     path.mkdir(parents=True, exist_ok=True)
