@@ -124,6 +124,7 @@ def _over_pairs(text: str, values: np.ndarray, groups: np.ndarray) -> dict:
   """A claim that a mean of values [labels] is positive; resamples groups."""
   low, high = preference.bootstrap_interval(values, groups=groups, **BOOTSTRAP)
   out = {'claim': text, 'mean': float(values.mean()), 'low': low, 'high': high}
+  out['se'] = (high - low) / (2 * 1.96)
   holds = low > 0
   side = 'above' if holds else 'below' if high < 0 else 'holds'
   because = f'the 95 % interval {"is " * (side != "holds")}{side} 0'

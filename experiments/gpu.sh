@@ -22,6 +22,12 @@ pmp_benefit
 fig19_accuracy_vs_mixture
 fig26_mean_accuracy_vs_mixture
 fig27_accuracy_vs_harmless_weight
+fig08_accuracy_by_turn
+fig09_calibration
+fig10_agreement
+fig12_harmful_and_gender
+fig14_left_score_histograms
+fig25_accuracy_above_threshold
 "
 for name in ${ONLY:-$SWEEPS}; do
   "$PY" -m "experiments.$name" --scale="$SCALE" \

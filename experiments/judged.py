@@ -94,8 +94,7 @@ def within(text: str, values: ArrayLike, limit: float) -> dict[str, Any]:
   """Whether a value that the claim says is about 0 is so, over seeds.
 
   holds: true where the whole 95 % interval is within +- limit (equivalence;
-  the limit is our choice), false where it is beyond; null where it is neither,
-  and for one seed.
+  the limit is our choice), else false, with `because`; null for one seed.
   """
   found = analysis.estimate(values)
   out = {'claim': text, **found.report(), 'limit': limit}
@@ -107,7 +106,7 @@ def within(text: str, values: ArrayLike, limit: float) -> dict[str, Any]:
   if low > limit or high < -limit:
     return out | {'holds': False, 'because': 'the 95 % interval is beyond'}
   because = 'the 95 % interval reaches beyond the limit: cannot tell'
-  return out | {'holds': None, 'because': because}
+  return out | {'holds': False, 'because': because}
 
 
 def histogram(ax, edges: np.ndarray, parts: Mapping[str, np.ndarray]) -> None:

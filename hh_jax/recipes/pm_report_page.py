@@ -171,8 +171,8 @@ def _ceiling(numbers: Mapping[str, float]) -> list[Html]:
   return [
     _note(
       f'Ceiling estimate: where two raters agree on {agreement} of the pairs '
-      f'(config.rater_agreement), no PM passes an accuracy between {low} (each '
-      f'pair is clear or a coin toss) and {high} (all are equally clear).'
+      f'(config.rater_agreement), the best possible accuracy is between {low} '
+      f'(each pair is clear or a coin toss) and {high} (all equally clear).'
     )
   ]
 

@@ -380,7 +380,7 @@ def test_another_test_set_is_refused(tmp_path):
   [
     ([0.01, 0.0, -0.01], True),
     ([0.5, 0.5, 0.5], False),
-    ([0.2, 0.0, -0.2], None),
+    ([0.2, 0.0, -0.2], False),
     ([0.0], None),
   ],
 )

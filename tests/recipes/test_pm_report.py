@@ -229,7 +229,7 @@ def test_bbq_is_counted(finished):
 def test_the_ceiling_follows_from_how_raters_agree(finished):
   numbers = workdir.read_summary(finished[0])
   assert (numbers['ceiling/low'], numbers['ceiling/high']) == (0.68, 0.8)
-  assert 'an accuracy between 68.0 %' in (
+  assert 'accuracy is between 68.0 %' in (
     finished[0] / 'report_card.html'
   ).read_text().replace('\n', ' ')
 
