@@ -6,6 +6,7 @@ A run's place says what it is, so figures that need the same runs share them:
   WORKDIR/pretrain/NAME/SIZE/seedN    language models ('base', ...)
   WORKDIR/pmp/NAME/SIZE/seedN         pre-trained on web comparisons
   WORKDIR/pm/NAME/SIZE/seedN          preference models
+  WORKDIR/compiled                    programs, for the next run of a shape
 
 Every function returns the directory of a finished run: the one that is there,
 or one that it trains or resumes. Configs are those of configs/pm_sweep.py. A
@@ -16,6 +17,7 @@ so comparisons between runs are paired.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+import importlib
 import json
 import pathlib
 import re
@@ -131,7 +133,9 @@ def mixture_name(total: int, share: float, harmless_weight: float = 1.0) -> str:
   return name + (f'_lambda{harmless_weight:g}' if harmless_weight != 1 else '')
 
 
-def by_size(config: Config, workdir: Path) -> dict[tuple[str, int], Any]:
+def by_size(
+  config: Config, workdir: Path
+) -> dict[tuple[str, int], pathlib.Path]:
   """(size, seed) -> the preference model 'mix', on config.total comparisons."""
   return {
     (size, seed): pm(config, workdir, size=size, seed=seed, name='mix')
@@ -224,6 +228,11 @@ def _stage(
   """The stage's section for a size and seed; `rate` x the size's own."""
   if size not in config.sizes:
     raise InputError(f'size {size!r} is none of config.sizes {config.sizes}')
+  if len(config.rates) != len(config.sizes):
+    raise InputError(
+      f'config.rates {config.rates} are not one for each of config.sizes '
+      f'{config.sizes}'
+    )
   section = _copy(config, stage).lock()
   if section.optimizer.lr:
     raise InputError(f'{stage}.optimizer.lr is that of config.rates')
@@ -250,8 +259,6 @@ def _at(workdir: Path, *parts: Any) -> pathlib.Path:
 
 def _run(recipe: str, section: Config, path: pathlib.Path) -> pathlib.Path:
   """Runs the recipe unless it is finished there; another config is refused."""
-  import importlib
-
   module = importlib.import_module(f'hh_jax.recipes.{recipe}')
   with workdir_lib.withdrawn_if_refused(path):
     module.run(section, str(path))

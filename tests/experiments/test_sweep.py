@@ -111,3 +111,6 @@ def test_a_size_without_a_rate_is_refused(tmp_path):
   config = sweep.load('smoke')
   with pytest.raises(InputError, match="size '13M' is none of config.sizes"):
     sweep.pretrain(config, tmp_path, size='13M', seed=0)
+  config = sweep.load('smoke', [('sizes', "('tiny', 'mini')")])
+  with pytest.raises(InputError, match='are not one for each of config.sizes'):
+    sweep.pretrain(config, tmp_path, size='mini', seed=0)
