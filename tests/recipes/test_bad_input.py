@@ -141,37 +141,23 @@ def test_all_training_conversations_are_in_the_test_set(run_hh, data):
   assert '20 pairs of test conversations are left out' in done.err
 
 
-def test_pairs_of_identical_transcripts_are_counted(run_hh, data, tmp_path):
+def test_what_is_left_out_of_files_is_counted_and_said(run_hh, data, tmp_path):
   same = {'chosen': transcript(0, 'so'), 'rejected': transcript(0, 'so')}
-  for split, first in (('train', 0), ('test', 100)):
-    rows = [same, *(good(i) for i in range(first, first + 20))]
-    write(data / 'harmless-base' / f'{split}.jsonl.gz', rows)
-  assert run_hh('pm').code == 0
+  turn = f'\n\nHuman: {" ".join(WORDS * 30)}\n\nAssistant: No.'
+  long = {side: turn + text for side, text in good(0).items()}
+  folder = data / 'harmless-base'
+  test = [good(i) for i in range(100, 109)]
+  write(folder / 'test.jsonl.gz', [same, long, *test])
+  train = [good(i) for i in range(20)]
+  write(folder / 'train.jsonl.gz', [same, *train, *test[:3]])
+  done = run_hh('pm')
+  text = 'harmless-base/train: 3 pairs of test conversations are left out'
+  assert done.code == 0 and f'hh_jax: {text}\n' in done.err
   report = json.loads((tmp_path / 'pm_hh' / 'data_report.json').read_text())
   for split in ('train', 'test'):
     source = report['source'][f'harmless-base/{split}']
     assert source['dropped'] == {'identical_replies': 1}
-  assert report['test']['kept'] == 20
-
-
-def test_test_conversations_in_the_training_file_are_said(run_hh, data):
-  rows = [good(i) for i in (*range(20), 100, 101, 102)]
-  write(data / 'harmless-base' / 'train.jsonl.gz', rows)
-  done = run_hh('pm')
-  text = 'harmless-base/train: 3 pairs of test conversations are left out'
-  assert done.code == 0 and f'hh_jax: {text}\n' in done.err
-
-
-def test_a_prompt_longer_than_a_row_is_counted(run_hh, data, tmp_path):
-  row = good(0)
-  turn = f'\n\nHuman: {" ".join(WORDS * 30)}\n\nAssistant: No.'
-  long = {side: turn + text for side, text in row.items()}
-  write(
-    data / 'harmless-base' / 'test.jsonl.gz',
-    [long, *(good(i) for i in range(100, 109))],
-  )
-  assert run_hh('pm').code == 0
-  report = json.loads((tmp_path / 'pm_hh' / 'data_report.json').read_text())
+  # the prompt alone is longer than a row: its start is cut
   assert report['test']['kept'] == 10 and report['test']['prompt_cut'] == 1
 
 
