@@ -3,7 +3,8 @@
 # one that was interrupted goes on. Prints the verdicts last.
 #   bash experiments/gpu.sh
 # SIZE=short SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to
-# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone.
+# RUNS; EXTRA holds more flags of the sweeps, such as those of Figs 10 and 12:
+# EXTRA="--config.probes.hhh=FILE"; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
@@ -31,7 +32,7 @@ fig25_accuracy_above_threshold
 "
 for name in ${ONLY:-$SWEEPS}; do
   "$PY" -m "experiments.$name" --scale="$SCALE" \
-    --workdir="$RUNS/pm_sweep_$SCALE" >/dev/null
+    --workdir="$RUNS/pm_sweep_$SCALE" ${EXTRA:-} >/dev/null
   cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/
 done
 
