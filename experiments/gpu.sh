@@ -3,8 +3,8 @@
 # one that was interrupted goes on. Prints the verdicts last.
 #   bash experiments/gpu.sh
 # SIZE=short SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to
-# RUNS; EXTRA holds more flags of the sweeps, such as those of Figs 10 and 12:
-# EXTRA="--config.probes.hhh=FILE"; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone.
+# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone;
+# EXTRA="--config.probes.hhh=FILE" gives the sweeps more flags (Figs 10, 12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
