@@ -6,8 +6,9 @@ Command: python -m experiments.fig08_accuracy_by_turn \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: no trend after the first turn; dialogues of 5 or more human turns count
-together. The gold world has no more than 3 exchanges, and its later requests
-refer to earlier ones, which small models may miss.
+together, and turns with fewer than 30 comparisons not at all. The gold world has
+no more than 3 exchanges, and its later requests refer to earlier ones, which
+small models may miss.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from experiments import analysis, judged, sweep
 from hh_jax.evals import preference
 
+MIN_PAIRS = 30  # a turn with fewer is left out
 LIMIT = 0.02  # accuracy a turn that counts as none, our choice
 
 
@@ -29,7 +31,8 @@ def by_turn(found: judged.Runs, kind: str | None = None) -> dict:
   mask = (
     np.full(first.turns.size, True) if kind is None else first.kinds == kind
   )
-  turns = sorted(set(first.turns[mask].tolist()))
+  turns, counts = np.unique(first.turns[mask], return_counts=True)
+  turns = turns[counts >= MIN_PAIRS].tolist()
   return {
     size: {
       turn: np.array(

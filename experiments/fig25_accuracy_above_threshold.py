@@ -8,8 +8,8 @@ Command: python -m experiments.fig25_accuracy_above_threshold \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: a fall. Scores are shifted so that every model's mean over the test
-comparisons is 0. Thresholds that fewer than 30 pairs pass are left out, but for
-the first; errors are over seeds, so those of few pairs are too small.
+comparisons is 0. Thresholds that fewer than 30 pairs pass are left out; errors
+are over seeds, so those of few pairs are too small.
 """
 
 import numpy as np
@@ -32,11 +32,11 @@ def above(one: judged.Judged, threshold: float) -> np.ndarray:
 
 
 def curves(ones: list[judged.Judged]) -> dict[str, np.ndarray]:
-  """Thresholds that all seeds pass [K], accuracies [K, seeds], pairs [K]."""
+  """Thresholds that all seeds pass [K], accuracies [K, seeds], pairs [K], and
+  accuracies [seeds] on all pairs."""
   masks = np.array([[above(one, t) for one in ones] for t in THRESHOLDS])
   counts = masks.sum(axis=2)  # [thresholds, seeds]
   kept = (counts >= MIN_PAIRS).all(axis=1)
-  kept[0] = True  # all of them
   accuracy = [
     [one.outcomes[mask].mean() for one, mask in zip(ones, row, strict=True)]
     for row in masks[kept]
@@ -45,6 +45,7 @@ def curves(ones: list[judged.Judged]) -> dict[str, np.ndarray]:
     'threshold': THRESHOLDS[kept],
     'accuracy': np.array(accuracy).reshape(-1, len(ones)),
     'pairs': counts[kept].mean(axis=1),
+    'all': np.array([one.outcomes.mean() for one in ones]),
   }
 
 
@@ -65,16 +66,18 @@ def read(workdir: str) -> dict[str, dict[str, dict[str, np.ndarray]]]:
   return out
 
 
-def claims(found: dict) -> list[dict]:
-  """Verdicts by kind on the largest size."""
-  out = []
+def claims(found: dict) -> tuple[list[dict], list[str]]:
+  """Verdicts by kind on the largest size, and what cannot be said."""
+  out, left_out = [], []
   for kind, by_size in found.items():
     size, one = list(by_size.items())[-1]
     if (at := np.flatnonzero(one['threshold'] == 0)).size:
       text = f'{size}: accuracy on {kind} pairs falls from all to both above 0'
-      fall = one['accuracy'][0] - one['accuracy'][at[0]]
+      fall = one['all'] - one['accuracy'][at[0]]
       out.append(analysis.claim(text, fall, paper=PAPER[kind]))
-  return out
+    else:
+      left_out.append(f'{kind}: fewer than {MIN_PAIRS} pairs are above 0')
+  return out, left_out
 
 
 def plot(workdir: str) -> dict:
@@ -82,20 +85,23 @@ def plot(workdir: str) -> dict:
   found = read(workdir)
   summary = {
     kind: {
-      size: {
+      size: {'all': analysis.estimate(one['all']).report()}
+      | {
         f'{t:g}': analysis.estimate(values).report() | {'pairs': float(n)}
-        for t, values, n in zip(*one.values(), strict=True)
+        for t, values, n in zip(
+          *(one[k] for k in ('threshold', 'accuracy', 'pairs')), strict=True
+        )
       }
       for size, one in by_size.items()
     }
     for kind, by_size in found.items()
   }
-  summary['claims'] = claims(found)
+  summary['claims'], summary['left_out'] = claims(found)
   return analysis.write(workdir, 'fig25', summary, draw(found))
 
 
 def draw(found: dict):
-  """An axes a kind."""
+  """An axes a kind; dotted: all pairs."""
   drawing, axes = analysis.axes(*(f'{kind} pairs' for kind in found))
   for ax, by_size in zip(axes, found.values(), strict=True):
     colors = analysis.colors(len(by_size))
@@ -103,6 +109,7 @@ def draw(found: dict):
       estimates = [analysis.estimate(values) for values in one['accuracy']]
       style = dict(color=color, marker='o', label=size)
       analysis.draw_estimates(ax, one['threshold'], estimates, **style)
+      ax.axhline(one['all'].mean(), color=color, lw=1, ls=':')
     ax.axhline(0.5, color='black', lw=1, ls='--')
     ax.set_xlabel('Both scores above (PM units; mean 0)')
     ax.legend(frameon=False, fontsize=8)

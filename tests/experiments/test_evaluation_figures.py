@@ -69,15 +69,17 @@ def rights(turns, wrong):
 
 
 def test_fig08_by_turn(tmp_path):
-  turns = [turn for turn in (1, 2, 3, 7) for _ in range(20)]
-  for seed, wrong in enumerate((2, 2, 3)):  # .9, .9, .85 on first exchanges
-    scores = rights(turns, {1: wrong, 2: 8, 3: 8, 7: 8})
+  turns = [turn for turn in (1, 2, 3, 7) for _ in range(40)] + [4]
+  for seed, wrong in enumerate((4, 4, 6)):  # .9, .9, .85 on first exchanges
+    scores = rights(turns, {1: wrong, 2: 16, 3: 16, 7: 16, 4: 0})
     write_run(tmp_path, scores, seed=seed, turns=turns)
   summary = fig08.plot(str(tmp_path))
-  assert summary['pairs_by_turn'] == {'1': 20, '2': 20, '3': 20, '5': 20}
+  counts = {'1': 40, '2': 40, '3': 40, '4': 1, '5': 40}
+  assert summary['pairs_by_turn'] == counts
   found = summary['accuracy']['tiny']
   assert found['1']['mean'] == pytest.approx(0.95 - 0.2 / 3)
   assert found['5']['mean'] == 0.6 and found['5']['se'] == 0
+  assert '4' not in found  # one pair is too few
   assert summary['claims'][0]['mean'] == pytest.approx(0.35 - 0.2 / 3)
   assert summary['claims'][1]['mean'] == pytest.approx(0, abs=1e-12)
   assert verdicts(summary) == [True, True]
@@ -85,9 +87,9 @@ def test_fig08_by_turn(tmp_path):
 
 
 def test_fig08_sees_a_trend(tmp_path):
-  turns = [turn for turn in (1, 2, 3) for _ in range(20)]
+  turns = [turn for turn in (1, 2, 3) for _ in range(40)]
   for seed in (0, 1):
-    scores = rights(turns, {1: 4, 2: 4, 3: 8})
+    scores = rights(turns, {1: 8, 2: 8, 3: 16})
     write_run(tmp_path, scores, seed=seed, turns=turns)
   summary = fig08.plot(str(tmp_path))
   assert summary['claims'][1]['mean'] == pytest.approx(-0.2)
@@ -159,13 +161,20 @@ def test_fig25_needs_both_scores_above(tmp_path):
     write_run(tmp_path, np.array(scores) + seed, seed=seed)
   summary = fig25.plot(str(tmp_path))
   found = summary['helpful']['tiny']
+  assert found['all']['mean'] == pytest.approx(100 / 120)
   assert found['-4']['mean'] == pytest.approx(100 / 120)
   assert found['-4']['pairs'] == 120
   assert found['0']['mean'] == 0.5 and found['0']['pairs'] == 40
   assert '1.5' not in found  # too few pairs
   assert summary['claims'][0]['mean'] == pytest.approx(1 / 3)
-  assert verdicts(summary) == [True]
+  assert verdicts(summary) == [True] and summary['left_out'] == []
   check_files(tmp_path, 'fig25', summary)
+
+
+def test_fig25_says_where_too_few_pairs_are_left(tmp_path):
+  write_run(tmp_path, [(1.0, -1.0)] * 40)
+  summary = fig25.plot(str(tmp_path))
+  assert summary['left_out'] == ['helpful: fewer than 30 pairs are above 0']
 
 
 def write_raters(workdir, p):
