@@ -6,9 +6,9 @@ Command: python -m experiments.fig08_accuracy_by_turn \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: no trend after the first turn; dialogues of 5 or more human turns count
-together, and turns with fewer than 30 comparisons not at all. The gold world has
-no more than 3 exchanges, and its later requests refer to earlier ones, which
-small models may miss.
+together, and turns with fewer than 30 comparisons not at all. The gold world
+has no more than 3 exchanges, and its later requests refer to earlier ones,
+which small models may miss.
 """
 
 import numpy as np
