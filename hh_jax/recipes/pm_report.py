@@ -152,6 +152,8 @@ def _held_out(
     kinds = collections.Counter(report_card.kind(p.source) for p in trained)
     numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
     numbers['overlap/pairs'] = kept.counts['in_training_conversations']
+  else:
+    del kept.counts['in_training_conversations']  # nobody knows
   return HeldOut(kept.pairs, kept.counts, numbers)
 
 

@@ -415,6 +415,8 @@ def test_a_training_set_that_cannot_be_read_is_said(
   assert 'is not checked: train.jsonl: no such file' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
   assert 'overlap/pairs' not in numbers and numbers['pm/pairs'] == 8
+  counts = read(tmp_path / 'card', 'data_report')['test']
+  assert 'in_training_conversations' not in counts
 
 
 def test_scores_that_are_not_finite_are_refused(chain, tmp_path, monkeypatch):
