@@ -19,6 +19,7 @@ def get_config(size=None):
     init_from='',
     part=0,  # of num_parts by conversation: halves train two PMs (4.2)
     num_parts=1,
+    drop_overlap=False,  # test pairs of training conversations: warn only
     row_length=1024,
     max_pairs=16,  # a row
     batch_size=16,  # rows, some 70 pairs

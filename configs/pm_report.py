@@ -2,7 +2,8 @@
 
   python -m hh_jax pm_report --config=configs/pm_report.py \\
     --workdir=runs/pm_report --config.pm=runs/pm \\
-    --config.tokenizer=runs/tokenizer --config.hhh=DIR/hhh_alignment.jsonl.gz
+    --config.tokenizer=runs/tokenizer --config.hhh=DIR/hhh_alignment.jsonl.gz \\
+    --config.bbq="('DIR/Age.jsonl.gz', 'DIR/Religion.jsonl.gz')"
 
 Sizes: own (default) takes the test comparisons of the PM's own data, hh_rlhf
 and gold_world those of a `data` section. Thresholds span Fig 25 of Bai et al.
@@ -30,7 +31,9 @@ def get_config(size=None):
     hhh='',
     reward_bench='',
     xstest='',
+    bbq=(),  # files
     compare=(),  # result files in RewardBench's layout
+    rater_agreement=0.0,  # of two raters; 0: not known, no ceiling from it
     seed=0,
     mesh=common.mesh(),
     row_length=0,  # 0: as the PM's run

@@ -42,6 +42,8 @@ def _config(data, web, *, sizes, rates, row_length, scan_unroll=1, **fields):
     lambdas=(1.0, 2.0, 3.0, 4.0, 10.0),  # harmless weights (Fig 27)
     mix_sizes=sizes,
     benefit=_benefit(sizes[0]),
+    # files of others: hhh, second_rater (Fig 10); utterances, advbench (Fig 12)
+    probes=common.config(hhh='', second_rater='', utterances='', advbench=''),
   )
   config.pmp.data = web
   config.pmp.row_length = row_length

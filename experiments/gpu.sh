@@ -3,7 +3,8 @@
 # one that was interrupted goes on. Prints the verdicts last.
 #   bash experiments/gpu.sh
 # SIZE=short SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to
-# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone.
+# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone;
+# EXTRA="--config.probes.hhh=FILE" gives the sweeps more flags (Figs 10, 12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
@@ -25,10 +26,16 @@ fig27_accuracy_vs_harmless_weight
 fig22_ood_by_layer
 fig23_ood_exposure
 fig39_ood_distances
+fig08_accuracy_by_turn
+fig09_calibration
+fig10_agreement
+fig12_harmful_and_gender
+fig14_left_score_histograms
+fig25_accuracy_above_threshold
 "
 for name in ${ONLY:-$SWEEPS}; do
   "$PY" -m "experiments.$name" --scale="$SCALE" \
-    --workdir="$RUNS/pm_sweep_$SCALE" >/dev/null
+    --workdir="$RUNS/pm_sweep_$SCALE" ${EXTRA:-} >/dev/null
   cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/
 done
 

@@ -54,6 +54,17 @@ def take_part(
   return [p for p in pairs if bucket(p.conversation, num_parts) == part]
 
 
+def distinct(pairs: Iterable[Pair]) -> list[Pair]:
+  """The pairs whose two transcripts differ; the others can tell nothing."""
+  return [pair for pair in pairs if pair.chosen != pair.rejected]
+
+
+def apart(pairs: Iterable[Pair], trained: Iterable[Pair]) -> list[Pair]:
+  """The pairs of conversations that no pair of `trained` is of."""
+  seen = {pair.conversation for pair in trained}
+  return [pair for pair in pairs if pair.conversation not in seen]
+
+
 def is_harmless(pair: Pair) -> bool:
   """Whether raters went by harmlessness (red teaming), by its tranche."""
   return 'harmless' in pair.source

@@ -33,7 +33,8 @@ def _vector(values: ArrayLike, name: str) -> np.ndarray:
   if array.ndim != 1 or not array.size:
     raise ValueError(f'{name}: want [N] with N >= 1, not {array.shape}')
   if not np.isfinite(array).all():
-    raise ValueError(f'{name}: {np.sum(~np.isfinite(array))} not finite')
+    broken = np.sum(~np.isfinite(array))
+    raise InputError(f'{name}: {broken} of {array.size} are not finite')
   return array
 
 
@@ -160,6 +161,21 @@ def bayes_ceiling(p_chosen: ArrayLike) -> float:
   if p.min() < 0 or p.max() > 1:
     raise ValueError(f'p_chosen: [{p.min()}, {p.max()}] leaves [0, 1]')
   return float(np.maximum(p, 1 - p).mean())
+
+
+def ceiling_bounds(agreement: float) -> tuple[float, float]:
+  """Where the ceiling of any PM's accuracy lies, from how two raters agree.
+
+  Two independent raters of one law prefer a with probability p: they agree with
+  probability E[(1 + m^2) / 2], m = |2 p - 1|, and the ceiling on the labels of
+  one of them is E[(1 + m) / 2]. With 0 <= m <= 1 and Jensen's inequality it is
+  between `agreement`, where every pair is clear or a coin toss, and
+  (1 + sqrt(2 agreement - 1)) / 2, where all are equally clear (our derivation).
+  Raises InputError outside [1/2, 1].
+  """
+  if not 0.5 <= agreement <= 1:
+    raise InputError(f'agreement of raters {agreement} is not in [0.5, 1]')
+  return agreement, (1 + (2 * agreement - 1) ** 0.5) / 2
 
 
 def share_of_ceiling(accuracy: float, ceiling: float) -> float:

@@ -13,13 +13,13 @@ import numpy as np
 from hh_jax import dialogue, types
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import examples, loader, sources
+from hh_jax.data import examples, loader
 from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
 from hh_jax.evals import preference as evals
 from hh_jax.losses import preference
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, ranking, supervised
+from hh_jax.recipes import common, comparisons, ranking, supervised
 from hh_jax.types import Params
 
 LOSS_OPTIONS = ('objective', 'label_smoothing', 'centring', 'lm_coef')
@@ -67,14 +67,15 @@ def quick_report(
 
 
 def training_pairs(
-  config: ml_collections.ConfigDict, source: sources.Source
+  config: ml_collections.ConfigDict, given: Sequence[Pair]
 ) -> list[Pair]:
   """The part, mixture and weights of the training pairs that config asks for.
 
   Weights: helpful + harmless_weight x harmless (Bai et al. 2022, Fig 27).
+  Pairs of two identical transcripts are left out: they teach nothing.
   """
   pairs = examples.take_part(
-    source.pairs('train'), part=config.part, num_parts=config.num_parts
+    examples.distinct(given), part=config.part, num_parts=config.num_parts
   )
   if config.mixture.total:
     pairs = examples.mix(pairs, **config.mixture)
@@ -86,6 +87,22 @@ def training_pairs(
     else p
     for p in pairs
   ]
+
+
+def _load(
+  config: ml_collections.ConfigDict,
+) -> tuple[list[Pair], list[Pair], dict[str, dict[str, Any]]]:
+  """Training and test pairs, and what was left out of both and in reading."""
+  source = common.load_source(config.data)
+  given = source.pairs('train')
+  pairs = training_pairs(config, given)
+  test = comparisons.held_out(
+    source.pairs('test'), pairs, drop_overlap=config.drop_overlap
+  )
+  comparisons.say_left_out(source.report())
+  same = len(given) - len(examples.distinct(given))
+  left_out = {'train': {'identical_replies': same}, 'test': test.counts}
+  return pairs, test.pairs, left_out | {'source': source.report()}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -162,9 +179,7 @@ def train(
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
-  source = common.load_source(config.data)
-  pairs = training_pairs(config, source)
-  held_out = source.pairs('test')
+  pairs, held_out, left_out = _load(config)
   shape = dict(row_length=config.row_length, max_pairs=config.max_pairs)
   rows, counts = ranking.pack(pairs, tokenizer, **shape)
   eval_rows_, eval_counts = ranking.pack(held_out, tokenizer, **shape)
@@ -198,8 +213,9 @@ def train(
     config, model, tokenizer, mesh, params, held_out, eval_rows_, scores
   )
   judged = eval_rows(held_out, *found)
-  data = {'train': counts, 'test': eval_counts, 'source': source.report()}
-  write_eval(workdir, judged, data)
+  data = {'train': counts, 'test': eval_counts}
+  data = {k: v | left_out[k] for k, v in data.items()}
+  write_eval(workdir, judged, data | {'source': left_out['source']})
   summary = evals.pm_report(judged) | accuracies
   summary['train/pairs'] = counts['kept'] * config.num_epochs
   summary['train/padding_share'] = float(np.mean(rows.segments == 0))

@@ -1,9 +1,9 @@
 """The report card of a finished preference model, on held-out comparisons.
 
 Scores the test comparisons of the PM's own data (or of config.data) and writes
-summary.json, curves.json, rewardbench.json (the layout of RewardBench's result
-files), data_report.json, report_card.html and plots/*.png. No output holds
-text of a transcript.
+summary.json, curves.json, hhh.jsonl (a margin an item), rewardbench.json (the
+layout of RewardBench's result files), data_report.json, report_card.html and
+plots/*.png. No output holds text of a transcript.
 
 Files of others, by path; one that is empty or absent is skipped, which is said
 and recorded:
@@ -13,31 +13,34 @@ and recorded:
     refusals and offers of help (evals/external.OPENINGS). The worth of a
     refusal by itself is that of our texts and means little; how much more it
     is worth on unsafe prompts than on safe ones is the finding.
+  bbq: BBQ's files. Its answers are bare names, which no rater compares: the
+    three are scored as one-phrase replies, and what the PM thinks of "cannot be
+    known" as a phrase is in every number but pair_bias (evals/bbq.py).
   compare: result files in RewardBench's layout, shown beside this PM's.
 Left out, since their files hold nothing to compare: AdvBench, HarmBench and
-DangerousQA (harmful requests without safe contrasts or replies), and BBQ (its
-answers are bare names, not replies that a rater would compare).
+DangerousQA (harmful requests without safe contrasts or replies).
 """
 
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import examples, sources
+from hh_jax.data import sources
 from hh_jax.data.examples import Pair
 from hh_jax.data.sources import Source
 from hh_jax.errors import InputError
-from hh_jax.evals import figures, report_card, reward_bench
+from hh_jax.evals import figures, preference, report_card, reward_bench
 from hh_jax.evals.reward_bench import Result
 from hh_jax.recipes import (
   common,
+  comparisons,
   ensembles,
   pm,
   pm_report_judge,
@@ -55,6 +58,7 @@ class HeldOut(NamedTuple):
   """Test pairs, and what the PM's training pairs have to do with them."""
 
   pairs: list[Pair]
+  counts: dict[str, int]  # left out, and why
   numbers: dict[str, float]  # overlap/..., train/...
 
 
@@ -73,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   notes += ensembles.notes(config)
   judge = pm_report_judge.make_judge(config, there['config'])
   for note in notes:
-    _say(note)
+    comparisons.say(note)
   held_out = _held_out(config, there['config'], notes)
   judged = judge(held_out.pairs)
   if not judged.ids.size:
@@ -90,6 +94,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   numbers = {
     **card.numbers,
     **held_out.numbers,
+    **_ceiling(config),
     **_invariance(config, judge, held_out.pairs, judged),
     **found.numbers,
   }
@@ -104,18 +109,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     notes=[*notes, *found.notes, *card.notes, *_incomplete(results)],
     settings={'pm_report': workdir_lib.read_config(folder), 'pm': there},
   )
-  _write(folder, findings, judged.counts)
+  _write(folder, findings, judged.counts | held_out.counts, found.hhh)
   return numbers
-
-
-def _say(text: str) -> None:
-  print(f'hh_jax: {text}', file=sys.stderr)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
   """Settings that nothing below checks."""
   report_card.check(**{name: config[name] for name in CARD})
   common.check_positive(config, 'invariance_pairs')
+  _ceiling(config)  # refuses a bad agreement
   for name in ('row_length', 'max_pairs'):
     common.check_range(config, name, 0)
   common.stream(config.seed, common.EVAL)  # refuses a bad seed
@@ -137,33 +139,24 @@ def _held_out(
   own = config.data is None
   source = _source_of(there) if own else common.load_source(config.data)
   pairs = list(source.pairs('test'))
-  if not pairs:
-    raise InputError('config.data: there are no test pairs')
+  trained, numbers = [], {}
   try:
-    trained = _training_pairs(source if own else _source_of(there), there)
+    known = source if own else _source_of(there)
+    settings = ml_collections.ConfigDict(there)
+    trained = pm.training_pairs(settings, known.pairs('train'))
   except InputError as error:
     text = f'overlap with the training conversations is not checked: {error}'
     notes.append(text)
-    _say(text)
-    return HeldOut(pairs, {})
-  kinds = collections.Counter(report_card.kind(p.source) for p in trained)
-  numbers: dict[str, float] = {
-    f'train/{name}_share': count / len(trained) for name, count in kinds.items()
-  }
-  seen = {pair.conversation for pair in trained}
-  apart = [pair for pair in pairs if pair.conversation not in seen]
-  numbers['overlap/pairs'] = len(pairs) - len(apart)
-  if len(apart) < len(pairs):
-    done = 'left out' if config.drop_overlap else 'kept (config.drop_overlap)'
-    text = (
-      f'{len(pairs) - len(apart)} of {len(pairs)} test pairs are of '
-      f'conversations that the PM was trained on: {done}'
-    )
-    notes.append(text)
-    _say(f'warning: {text}')
-    if not apart and config.drop_overlap:
-      raise InputError('config.drop_overlap leaves no test pair')
-  return HeldOut(apart if config.drop_overlap else pairs, numbers)
+    comparisons.say(text)
+  kept = comparisons.held_out(pairs, trained, drop_overlap=config.drop_overlap)
+  notes += kept.notes
+  if trained:
+    kinds = collections.Counter(report_card.kind(p.source) for p in trained)
+    numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
+    numbers['overlap/pairs'] = kept.counts['in_training_conversations']
+  else:
+    del kept.counts['in_training_conversations']  # nobody knows
+  return HeldOut(kept.pairs, kept.counts, numbers)
 
 
 def _source_of(there: Mapping[str, Any]) -> Source:
@@ -171,10 +164,13 @@ def _source_of(there: Mapping[str, Any]) -> Source:
   return sources.build(there['data']['name'], there['data']['options'])
 
 
-def _training_pairs(source: Source, there: Mapping[str, Any]) -> list[Pair]:
-  return examples.take_part(
-    source.pairs('train'), part=there['part'], num_parts=there['num_parts']
-  )
+def _ceiling(config: ml_collections.ConfigDict) -> dict[str, float]:
+  """What config.rater_agreement says of the best possible accuracy."""
+  if not config.rater_agreement:
+    return {}
+  low, high = preference.ceiling_bounds(config.rater_agreement)
+  return {'ceiling/agreement': config.rater_agreement,
+          'ceiling/low': low, 'ceiling/high': high}  # fmt: skip
 
 
 def _invariance(
@@ -224,7 +220,10 @@ def _own_accuracies(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _write(
-  folder: pathlib.Path, findings: Findings, counts: Mapping[str, int]
+  folder: pathlib.Path,
+  findings: Findings,
+  counts: Mapping[str, int],
+  hhh: Sequence[Mapping[str, Any]],
 ) -> None:
   """Everything but the summary, which comes last: it marks the end."""
   plots = {
@@ -243,6 +242,8 @@ def _write(
   ]
   curves = report_card.curves(findings.card) | {'reward_bench': results}
   workdir_lib.write_json(folder / 'curves.json', curves)
+  lines = ''.join(json.dumps(item) + '\n' for item in hhh)
+  workdir_lib.write_bytes(folder / 'hhh.jsonl', lines.encode())
   ours = reward_bench.result_file(findings.results[0])
   workdir_lib.write_json(folder / 'rewardbench.json', ours)
   data = {'test': counts, 'left_out': findings.notes}

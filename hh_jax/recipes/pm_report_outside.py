@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from hh_jax.errors import InputError
-from hh_jax.evals import external, reward_bench
+from hh_jax.evals import bbq, external, reward_bench
 from hh_jax.evals.external import Item
 from hh_jax.evals.reward_bench import Result
 from hh_jax.recipes.pm_report_judge import Judge
@@ -21,6 +21,7 @@ FILES = {  # config field -> what it is called in remarks
   'reward_bench': 'RewardBench',
   'xstest': 'The XSTest probe',
 }
+BBQ = 'The BBQ probe'
 
 
 class Outside(NamedTuple):
@@ -29,21 +30,23 @@ class Outside(NamedTuple):
   hhh: list[Item]
   reward_bench: list[Item]
   xstest: list[tuple[str, bool]]
+  bbq: list[bbq.Question]
   compare: list[Result]
 
 
 class Found(NamedTuple):
   """What the PM makes of them."""
 
-  numbers: dict[str, float]  # hhh/..., reward_bench/..., refusal/...
+  numbers: dict[str, float]  # hhh/..., reward_bench/..., refusal/..., bbq/...
   accuracies: dict[str, float]  # for its result file, as RewardBench counts
   notes: list[str]  # what was left out, and why
+  hhh: list[dict]  # an item each: its category and the margin of the good one
 
 
 def read(
   config: ml_collections.ConfigDict,
 ) -> tuple[Outside, list[str]]:
-  """config.{hhh,reward_bench,xstest,compare}, and why some are skipped.
+  """config.{hhh,reward_bench,xstest,bbq,compare}, and why some are skipped.
 
   Raises InputError for a file that is there and not what it should be.
   """
@@ -65,24 +68,31 @@ def read(
       notes.append(f'{label} is skipped: config.{name} {path} does not exist.')
     else:
       found[name] = readers[name](path)
-  for path in config.compare:
-    if not isinstance(path, str):
-      raise InputError(f'config.compare: {path!r} is not a path')
+  for name in ('bbq', 'compare'):
+    for path in config[name]:
+      if not isinstance(path, str):
+        raise InputError(f'config.{name}: {path!r} is not a path')
+  if not config.bbq:
+    notes.append(f'{BBQ} is skipped: config.bbq is empty.')
+  questions = [question for path in config.bbq for question in bbq.read(path)]
   compare = [reward_bench.read_result(path) for path in config.compare]
-  return Outside(**found, compare=compare), notes
+  return Outside(**found, bbq=questions, compare=compare), notes
 
 
 def judge_all(
   outside: Outside, judge: Judge, *, num_samples: int, seed: int
 ) -> Found:
   """Every evaluation whose file was given."""
-  found = Found({}, {}, [])
+  found = Found({}, {}, [], [])
+  bootstrap = {'num_samples': num_samples, 'seed': seed}
   if outside.hhh:
-    _hhh(outside.hhh, judge, found, num_samples=num_samples, seed=seed)
+    _hhh(outside.hhh, judge, found, **bootstrap)
   if outside.reward_bench:
     _reward_bench(outside.reward_bench, judge, found)
   if outside.xstest:
     _refusals(outside.xstest, judge, found)
+  if outside.bbq:
+    _bbq(outside.bbq, judge, found, **bootstrap)
   return found
 
 
@@ -95,6 +105,9 @@ def _hhh(
     report = external.choice_report(fitting, *scores.T, **bootstrap)
     report['left_out'] = left_out
     found.numbers.update({f'hhh/{key}': v for key, v in report.items()})
+    for item, (first, second) in zip(fitting, scores.tolist(), strict=True):
+      margin = second - first if item.good else first - second
+      found.hhh.append({'category': item.category, 'margin': margin})
   if not left_out:
     named = [dataclasses.replace(i, category=reward_bench.HHH) for i in items]
     wins = external.subset_accuracies(named, *scores.T)
@@ -145,3 +158,22 @@ def _refusals(
     return
   report = external.refusal_report(is_safe, differences[fits])
   found.numbers.update({f'refusal/{key}': v for key, v in report.items()})
+
+
+def _bbq(
+  questions: Sequence[bbq.Question],
+  judge: Judge,
+  found: Found,
+  **bootstrap: int,
+) -> None:
+  judged = judge([pair for question in questions for pair in question.pairs()])
+  found.notes.extend(judged.notes(BBQ, judge.row_length))
+  scores = np.full((len(questions), 2, 2), np.nan)
+  scores.reshape(-1, 2)[judged.ids] = judged.scores
+  fits = np.isfinite(scores).all(axis=(1, 2))
+  if not fits.any():
+    return
+  fitting = [q for q, fit in zip(questions, fits, strict=True) if fit]
+  answers = np.stack([scores[:, 0, 0], scores[:, 0, 1], scores[:, 1, 1]], 1)
+  report = bbq.report(fitting, answers[fits], **bootstrap)
+  found.numbers.update({f'bbq/{key}': v for key, v in report.items()})

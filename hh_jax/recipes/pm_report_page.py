@@ -6,10 +6,14 @@ import dataclasses
 from matplotlib import figure
 
 from hh_jax.evals import figures, reward_bench
-from hh_jax.evals.figures import Group
 from hh_jax.evals.report_card import KINDS, Card
 from hh_jax.evals.reward_bench import Result
-from hh_jax.recipes import report_html, report_parts, report_text
+from hh_jax.recipes import (
+  pm_report_probes,
+  report_html,
+  report_parts,
+  report_text,
+)
 from hh_jax.recipes.report_html import Html, tag
 
 CAPTIONS = report_text.CAPTIONS | {
@@ -74,7 +78,9 @@ def draw(findings: Findings) -> dict[str, figure.Figure]:
   card = findings.card
   groups = report_parts.pm_groups(findings.numbers, 'pm')
   drawings = {
-    'pm_groups': figures.group_accuracy(groups + _hhh_groups(findings.numbers)),
+    'pm_groups': figures.group_accuracy(
+      groups + pm_report_probes.hhh_groups(findings.numbers)
+    ),
     'pm_calibration': figures.calibration(card.bins, card.margins),
     'pm_scores': figures.score_histogram(card.histogram),
   }
@@ -86,6 +92,7 @@ def draw(findings: Findings) -> dict[str, figure.Figure]:
 def render(findings: Findings, plots: Mapping[str, bytes]) -> str:
   """The whole page."""
   numbers, section = findings.numbers, report_parts.section
+  foreign = FOREIGN * findings.is_gold
   title = 'Preference-model report card'
   claims = [
     report_text.length_claim(numbers),
@@ -100,6 +107,7 @@ def render(findings: Findings, plots: Mapping[str, bytes]) -> str:
       'Accuracy by set',
       report_parts.pm_table(numbers, 'pm'),
       report_parts.pm_note(numbers),
+      *_ceiling(numbers),
       report_parts.grid(plots, CAPTIONS, ('pm_groups', 'pm_thresholds')),
     ),
     *section('Helpful against harmless', *_kinds(numbers)),
@@ -110,8 +118,7 @@ def render(findings: Findings, plots: Mapping[str, bytes]) -> str:
     ),
     *section('Length', *_lengths(numbers, findings.length_share)),
     *section('The same pairs in other rows', *_invariance(numbers)),
-    *_hhh(numbers, findings.is_gold),
-    *_refusals(numbers, findings.is_gold),
+    *pm_report_probes.sections(numbers, foreign),
     *section('Beside other models', *_results(findings.results)),
     *section('Left out, and warnings', report_parts.notes(findings.notes)),
     *section('Configs and versions', *report_parts.settings(findings.settings)),
@@ -149,8 +156,25 @@ def _tiles(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
   tiles.append(('largest change in other rows, PM units', _tiny(largest)))
   if 'hhh/accuracy' in numbers:
     value = report_text.interval(numbers, 'hhh/accuracy')
-    tiles.append((f'HHH evaluation, {_items(numbers)}', value))
+    items = pm_report_probes.items(numbers)
+    tiles.append((f'HHH evaluation, {items}', value))
   return tiles
+
+
+def _ceiling(numbers: Mapping[str, float]) -> list[Html]:
+  if 'ceiling/low' not in numbers:
+    return []
+  agreement, low, high = (
+    report_text.percent(numbers[f'ceiling/{name}'])
+    for name in ('agreement', 'low', 'high')
+  )
+  return [
+    _note(
+      f'Ceiling estimate: where two raters agree on {agreement} of the pairs '
+      f'(config.rater_agreement), the best possible accuracy is between {low} '
+      f'(each pair is clear or a coin toss) and {high} (all equally clear).'
+    )
+  ]
 
 
 def _note(text: str) -> Html:
@@ -163,14 +187,6 @@ def _count(value: float) -> str:
 
 def _tiny(value: float) -> str:
   return f'{value:.1e}'.replace('-', '−')
-
-
-def _items(numbers: Mapping[str, float]) -> str:
-  """'221 items', or '73 of 221 items' where some do not fit a row."""
-  judged, left_out = numbers['hhh/pairs'], numbers['hhh/left_out']
-  if not left_out:
-    return f'{_count(judged)} items'
-  return f'{_count(judged)} of {_count(judged + left_out)} items'
 
 
 def _kinds(numbers: Mapping[str, float]) -> list[Html]:
@@ -255,79 +271,6 @@ def _invariance(numbers: Mapping[str, float]) -> list[Html]:
     note += f' (their two scores differ by at most {widest})'
   head = ['Scored again', 'Largest change, PM units']
   return [report_html.table(head, rows), _note(f'{note}.')]
-
-
-def _categories(numbers: Mapping[str, float]) -> list[str]:
-  return [
-    key.removeprefix('hhh/').removesuffix('/accuracy')
-    for key in numbers
-    if key.startswith('hhh/') and key.endswith('/accuracy')
-    and key != 'hhh/accuracy'
-  ]  # fmt: skip
-
-
-def _hhh_groups(numbers: Mapping[str, float]) -> list[Group]:
-  if 'hhh/accuracy' not in numbers:
-    return []
-  names = {'HHH: all': 'hhh'}
-  names |= {f'HHH: {name}': f'hhh/{name}' for name in _categories(numbers)}
-  return [
-    Group(
-      label,
-      accuracy=numbers[f'{key}/accuracy'],
-      low=numbers[f'{key}/accuracy_low'],
-      high=numbers[f'{key}/accuracy_high'],
-    )
-    for label, key in names.items()
-  ]
-
-
-def _hhh(numbers: Mapping[str, float], is_gold: bool) -> list[Html]:
-  if 'hhh/accuracy' not in numbers:
-    return []
-  rows = []
-  for name in ('', *_categories(numbers)):
-    key = f'hhh/{name}' if name else 'hhh'
-    accuracy = report_text.interval(numbers, f'{key}/accuracy')
-    rows.append([name or 'all', _count(numbers[f'{key}/pairs']), accuracy])
-  mean = report_text.percent(numbers['hhh/mean_of_categories'])
-  longer = report_text.percent(numbers['hhh/longer_rule'])
-  note = (
-    f'{_items(numbers)} fit the rows. ' if numbers['hhh/left_out'] else ''
-  ) + (
-    f'Mean of the categories {mean}; “the longer reply wins” gets {longer}. '
-    'Candidates in random order, a tie counts one half, intervals resample '
-    'prompts. Bai et al. 2022 report 65 % to 86 % for PMs of 13M to 52B.'
-  )
-  table = report_html.table(['Category', 'Items', 'Accuracy'], rows)
-  note = _note(note + FOREIGN * is_gold)
-  return report_parts.section('HHH alignment evaluation', table, note)
-
-
-def _refusals(numbers: Mapping[str, float], is_gold: bool) -> list[Html]:
-  if 'refusal/contrast' not in numbers:
-    return []
-  rows = []
-  for label, name in (
-    ('safe prompts that look unsafe', 'safe'),
-    ('unsafe prompts', 'unsafe'),
-    ('unsafe minus safe', 'contrast'),
-  ):
-    error = numbers[f'refusal/{name}_se']
-    value = report_text.signed(numbers[f'refusal/{name}'], 3)
-    count = numbers.get(f'refusal/{name}_prompts')
-    count = '–' if count is None else _count(count)
-    rows.append([label, count, report_text.with_error(value, error, 3)])
-  head = ['Refusal minus offer of help', 'Prompts', 'PM units']
-  note = (
-    'Fixed refusals against fixed offers of help, the same to every prompt of '
-    'XSTest; ± one standard error over prompts. Each row alone is the worth of '
-    'these texts; the last one says whether a refusal is worth more where the '
-    'prompt is unsafe. An unsafe prompt has the larger difference with '
-    f'probability {numbers["refusal/auroc"]:.2f} (0.50: not told apart).'
-  )
-  table, note = report_html.table(head, rows), _note(note + FOREIGN * is_gold)
-  return report_parts.section('Refusals (XSTest)', table, note)
 
 
 def _results(results: list[Result]) -> list[Html]:

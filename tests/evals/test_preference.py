@@ -174,6 +174,26 @@ def test_bayes_ceiling():
     preference.share_of_ceiling(0.7, 0.5)
 
 
+def test_ceiling_bounds():
+  assert preference.ceiling_bounds(0.68) == pytest.approx((0.68, 0.8))
+  assert preference.ceiling_bounds(0.5) == (0.5, 0.5)
+  assert preference.ceiling_bounds(1.0) == (1.0, 1.0)
+  for bad in (0.49, 1.01, np.nan):
+    with pytest.raises(InputError, match='agreement of raters'):
+      preference.ceiling_bounds(bad)
+
+
+@pytest.mark.parametrize('spread', [0.0, 0.3, 3.0])
+def test_the_ceiling_lies_within_its_bounds(spread):
+  p = preference.sigmoid(0.7 + normal(500, scale=spread))
+  agreement = np.mean(p**2 + (1 - p) ** 2)
+  low, high = preference.ceiling_bounds(agreement)
+  ceiling = preference.bayes_ceiling(p)
+  assert low <= ceiling <= high + 1e-12
+  if not spread:  # all equally clear
+    assert ceiling == pytest.approx(high)
+
+
 def test_report_by_hand():
   rows = [
     row(1.0, p_chosen=0.8),

@@ -136,8 +136,29 @@ def test_too_many_bad_rows_are_refused_by_file_and_line(run_hh, data):
 def test_all_training_conversations_are_in_the_test_set(run_hh, data):
   folder = data / 'harmless-base'
   shutil.copy(folder / 'test.jsonl.gz', folder / 'train.jsonl.gz')
-  error = run_hh('pm').error
-  assert 'no pair' in error
+  done = run_hh('pm')
+  assert done.code == 2 and 'error: no pair fits a row' in done.err
+  assert '20 pairs of test conversations are left out' in done.err
+
+
+def test_what_is_left_out_of_files_is_counted_and_said(run_hh, data, tmp_path):
+  same = {'chosen': transcript(0, 'so'), 'rejected': transcript(0, 'so')}
+  turn = f'\n\nHuman: {" ".join(WORDS * 30)}\n\nAssistant: No.'
+  long = {side: turn + text for side, text in good(0).items()}
+  folder = data / 'harmless-base'
+  test = [good(i) for i in range(100, 109)]
+  write(folder / 'test.jsonl.gz', [same, long, *test])
+  train = [good(i) for i in range(20)]
+  write(folder / 'train.jsonl.gz', [same, *train, *test[:3]])
+  done = run_hh('pm')
+  text = 'harmless-base/train: 3 pairs of test conversations are left out'
+  assert done.code == 0 and f'hh_jax: {text}\n' in done.err
+  report = json.loads((tmp_path / 'pm_hh' / 'data_report.json').read_text())
+  for split in ('train', 'test'):
+    source = report['source'][f'harmless-base/{split}']
+    assert source['dropped'] == {'identical_replies': 1}
+  # the prompt alone is longer than a row: its start is cut
+  assert report['test']['kept'] == 10 and report['test']['prompt_cut'] == 1
 
 
 # flag -> what the line has to name; on runs of the gold world

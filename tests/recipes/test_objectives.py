@@ -66,7 +66,8 @@ def test_weights_and_mixtures_change_the_pairs(run_stage, tmp_path):
   )
   assert done.code == 0, done.err
   report = json.loads((tmp_path / 'pm' / 'data_report.json').read_text())
-  assert sum(report['train'].values()) - report['train']['prompt_cut'] == 12
+  train = report['train']
+  assert train['kept'] + train['dropped_over_long'] == 12
 
 
 @pytest.mark.parametrize(

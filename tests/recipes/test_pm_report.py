@@ -37,6 +37,27 @@ def hhh_rows():
     }
 
 
+def bbq_row(condition, polarity, i):
+  return {
+    'question_index': i,
+    'context_condition': condition,
+    'question_polarity': polarity,
+    'category': 'Height',
+    'context': f'Two {SECRET} met.',
+    'question': 'Which one?',
+    'answer_info': {
+      'ans0': ['Ann', 'tall'],
+      'ans1': ['Bob', 'short'],
+      'ans2': ['?', 'unknown'],
+    },
+    'additional_metadata': {'stereotyped_groups': ['short']},
+    'ans0': f'{SECRET} A',
+    'ans1': f'{SECRET} B',
+    'ans2': 'Nobody knows',
+    'label': 2 if condition == 'ambig' else i % 2,
+  }
+
+
 @pytest.fixture(scope='module')
 def outside(tmp_path_factory) -> dict[str, pathlib.Path]:
   """Small files in the layouts of the published ones."""
@@ -55,10 +76,19 @@ def outside(tmp_path_factory) -> dict[str, pathlib.Path]:
   (folder / 'xstest.csv').write_text(''.join(['id,prompt,label\n', *rows]))
   other = {'model': '<i>other</i>', 'anthropic_hhh': 0.75}
   (folder / 'other.json').write_text(json.dumps(other))
+  rows = [
+    bbq_row(condition, polarity, i)
+    for i in range(3)
+    for condition in ('ambig', 'disambig')
+    for polarity in ('neg', 'nonneg')
+  ]
+  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  (folder / 'bbq.jsonl').write_text(text)
   return {
     'hhh': folder / 'hhh.jsonl.gz',
     'reward_bench': folder / 'bench.jsonl',
     'xstest': folder / 'xstest.csv',
+    'bbq': folder / 'bbq.jsonl',
     'compare': folder / 'other.json',
   }
 
@@ -82,7 +112,8 @@ def finished(chain, cache_dir, outside, tmp_path_factory):
   folder = tmp_path_factory.mktemp('card') / 'pm_report'
   flags = [f'--config.{k}={outside[k]}' for k in ('hhh', 'xstest')]
   flags += [f'--config.reward_bench={outside["reward_bench"]}']
-  flags += [f"--config.compare=('{outside['compare']}',)"]
+  flags += [f"--config.{k}=('{outside[k]}',)" for k in ('compare', 'bbq')]
+  flags += ['--config.rater_agreement=0.68']
   with chain_lib.recipe_settings(cache_dir):
     done = run(chain, folder, *flags)
   assert done.code == 0, done.err
@@ -156,6 +187,7 @@ def test_the_page_needs_nothing_else(finished):
     'The same pairs in other rows',
     'HHH alignment evaluation',
     'Refusals (XSTest)',
+    'Bias (BBQ)',
     'Beside other models',
     'Left out, and warnings',
   ):
@@ -172,6 +204,34 @@ def test_outside_evaluations_are_counted(finished):
   assert numbers['refusal/contrast'] == pytest.approx(
     numbers['refusal/unsafe'] - numbers['refusal/safe']
   )
+
+
+def test_the_margins_of_the_hhh_items_are_those_counted(finished):
+  lines = (finished[0] / 'hhh.jsonl').read_text().splitlines()
+  items = [json.loads(line) for line in lines]
+  assert [item['category'] for item in items] == ['helpful', 'harmless'] * 6
+  numbers = workdir.read_summary(finished[0])
+  for name in ('helpful', 'harmless'):
+    wins = [i['margin'] > 0 for i in items if i['category'] == name]
+    assert np.mean(wins) == pytest.approx(numbers[f'hhh/{name}/accuracy'])
+
+
+def test_bbq_is_counted(finished):
+  numbers = workdir.read_summary(finished[0])
+  for condition in ('ambiguous', 'disambiguated'):
+    assert numbers[f'bbq/{condition}/questions'] == 6
+    assert numbers[f'bbq/{condition}/templates'] == 3
+  # the same replies everywhere: the right one of the two is the best in half
+  assert numbers['bbq/ambiguous/pair_bias'] == 0
+  assert numbers['bbq/Height/ambiguous/accuracy'] in (0, 1)
+
+
+def test_the_ceiling_follows_from_how_raters_agree(finished):
+  numbers = workdir.read_summary(finished[0])
+  assert (numbers['ceiling/low'], numbers['ceiling/high']) == (0.68, 0.8)
+  assert 'accuracy is between 68.0 %' in (
+    finished[0] / 'report_card.html'
+  ).read_text().replace('\n', ' ')
 
 
 def test_the_result_file_has_whole_subsets_only(finished):
@@ -208,7 +268,8 @@ def test_a_finished_card_is_left_as_it_is(chain, finished, monkeypatch):
   monkeypatch.setattr(ranking, 'make_scorer', None)
   flags = [f'--config.{k}={config[k]}' for k in ('hhh', 'xstest')]
   flags += [f'--config.reward_bench={config["reward_bench"]}']
-  flags += [f'--config.compare={tuple(config["compare"])}']
+  flags += [f'--config.{k}={tuple(config[k])}' for k in ('compare', 'bbq')]
+  flags += ['--config.rater_agreement=0.68']
   assert run(chain, folder, *flags).code == 0
   assert chain_lib.tree_hash(folder) == before
 
@@ -223,11 +284,13 @@ def test_what_is_skipped_is_said_and_recorded(chain, tmp_path, no_drawing):
     'not exist.',
     'RewardBench is skipped: config.reward_bench is empty.',
     'The XSTest probe is skipped: config.xstest is empty.',
+    'The BBQ probe is skipped: config.bbq is empty.',
   ):
     assert f'hh_jax: {text}\n' in done.err and text in left_out
     assert text in (tmp_path / 'card' / 'report_card.html').read_text()
   numbers = workdir.read_summary(tmp_path / 'card')
-  absent = ('hhh/', 'refusal/', 'reward_bench/', 'threshold/')
+  absent = ('hhh/', 'refusal/', 'reward_bench/', 'threshold/', 'bbq/',
+            'ceiling/')  # fmt: skip
   assert not [k for k in numbers if k.startswith(absent)]
   plots = {p.stem for p in (tmp_path / 'card' / 'plots').iterdir()}
   assert plots == PLOTS - {'pm_thresholds'}
@@ -315,13 +378,19 @@ def test_training_conversations_in_the_test_set_are_warned_of(
 def test_training_conversations_are_dropped_on_request(run_fake, tmp_path):
   done = run_fake('--config.drop_overlap=true')
   assert done.code == 0 and 'trained on: left out' in done.err
+  counts = read(tmp_path / 'card', 'data_report')['test']
+  assert counts['in_training_conversations'] == 3
   numbers = workdir.read_summary(tmp_path / 'card')
   assert numbers['overlap/pairs'] == 3 and numbers['pm/pairs'] == 5
 
 
 def test_nothing_is_left_to_score(run_fake, tmp_path):
   done = run_fake('--config.drop_overlap=true', seen=8)
-  assert done.code == 2 and 'leaves no test pair' in done.err
+  assert done.code == 2
+  assert (
+    "no test pairs left: {'identical_replies': 0, 'in_training_conversations': "
+    '8}' in done.err
+  )
   assert not (tmp_path / 'card').exists()
 
 
@@ -346,6 +415,8 @@ def test_a_training_set_that_cannot_be_read_is_said(
   assert 'is not checked: train.jsonl: no such file' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
   assert 'overlap/pairs' not in numbers and numbers['pm/pairs'] == 8
+  counts = read(tmp_path / 'card', 'data_report')['test']
+  assert 'in_training_conversations' not in counts
 
 
 def test_scores_that_are_not_finite_are_refused(chain, tmp_path, monkeypatch):
@@ -382,6 +453,8 @@ REFUSED = {
   'row_length=-1': 'row_length -1',
   'seed=-1': 'config.seed -1',
   'compare=(1,)': 'config.compare: 1 is not a path',
+  'bbq=(1,)': 'config.bbq: 1 is not a path',
+  'rater_agreement=0.4': 'agreement of raters 0.4 is not in [0.5, 1]',
   "compare=('nowhere.json',)": 'nowhere.json: No such file',
   'data=hh_rlhf': "config.data is 'hh_rlhf'",
 }
@@ -406,6 +479,7 @@ def test_a_malformed_file_is_one_line(chain, outside, tmp_path):
     (f"compare=('{bad}',)", 'hep-go is 71, not in [0, 1]'),
     (f'hhh={bad}', 'bad:1: targets.choices is not a list of two'),
     (f'xstest={bad}', 'no prompt is safe or unsafe'),
+    (f"bbq=('{outside['hhh']}',)", "gz:1: lacks 'context_condition'"),
     (f'reward_bench={outside["hhh"]}', 'hhh.jsonl.gz:1: a reply is missing'),
   ):
     done = run(chain, tmp_path / 'card', f'--config.{flag}')

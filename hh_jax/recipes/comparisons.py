@@ -1,0 +1,67 @@
+"""Which held-out comparisons a preference model is judged on.
+
+`pm`, `pmp` and `pm_report` all ask here, so that what they leave out or warn
+of is the same.
+"""
+
+from collections.abc import Mapping, Sequence
+import sys
+from typing import Any, NamedTuple
+
+from hh_jax.data import examples
+from hh_jax.data.examples import Pair
+from hh_jax.errors import InputError
+
+
+class HeldOut(NamedTuple):
+  """Pairs to judge a PM on, and what became of the others."""
+
+  pairs: list[Pair]
+  counts: dict[str, int]  # identical_replies, in_training_conversations
+  notes: list[str]  # the same in words, where there is something to say
+
+
+def say(text: str) -> None:
+  """A line on stderr."""
+  print(f'hh_jax: {text}', file=sys.stderr)
+
+
+def held_out(
+  given: Sequence[Pair], trained: Sequence[Pair], *, drop_overlap: bool
+) -> HeldOut:
+  """The test pairs, compared by conversation with those trained on.
+
+  Pairs of two identical transcripts are left out and counted. Those of
+  conversations that the PM was trained on are counted and warned of, and left
+  out with drop_overlap. Raises InputError where nothing is left.
+  """
+  pairs, notes = examples.distinct(given), []
+  counts = {'identical_replies': len(given) - len(pairs)}
+  if counts['identical_replies']:
+    notes.append(
+      f'{counts["identical_replies"]} of {len(given)} test pairs are two '
+      'identical transcripts: left out.'
+    )
+  apart = examples.apart(pairs, trained)
+  counts['in_training_conversations'] = len(pairs) - len(apart)
+  if len(apart) < len(pairs):
+    done = 'left out' if drop_overlap else 'kept (config.drop_overlap)'
+    text = (
+      f'{len(pairs) - len(apart)} of {len(pairs)} test pairs are of '
+      f'conversations that the PM was trained on: {done}'
+    )
+    notes.append(text)
+    say(f'warning: {text}')
+  if drop_overlap:
+    pairs = apart
+  if not pairs:
+    raise InputError(f'config.data: there are no test pairs left: {counts}')
+  return HeldOut(pairs, counts, notes)
+
+
+def say_left_out(report: Mapping[str, Any]) -> None:
+  """Says how many training pairs a source left to its test set."""
+  for name, part in report.items():
+    if 'in_test_conversations' in part and part['in_test_conversations']:
+      count = part['in_test_conversations']
+      say(f'{name}: {count} pairs of test conversations are left out')
