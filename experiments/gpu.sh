@@ -33,10 +33,12 @@ fig12_harmful_and_gender
 fig14_left_score_histograms
 fig25_accuracy_above_threshold
 "
+failed=
 for name in ${ONLY:-$SWEEPS}; do
   "$PY" -m "experiments.$name" --scale="$SCALE" \
-    --workdir="$RUNS/pm_sweep_$SCALE" ${EXTRA:-} >/dev/null
-  cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/
+    --workdir="$RUNS/pm_sweep_$SCALE" ${EXTRA:-} >/dev/null &&
+    cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/ ||
+    failed="$failed $name"  # the others don't wait for it
 done
 
 if [ -z "${ONLY:-}" ]; then
@@ -45,3 +47,4 @@ if [ -z "${ONLY:-}" ]; then
   cp "$RUNS"/fig13/fig13.json "$RUNS"/fig13/fig13.png "$OUT"/
 fi
 "$PY" -m experiments.table "$OUT"
+[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
