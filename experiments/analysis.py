@@ -256,10 +256,11 @@ def draw_curves(
 
 
 def colors(n: int) -> list[Any]:
-  """Light to dark, one a size."""
+  """Light to dark, one a size; a dark one where there is one."""
   import matplotlib
 
-  return list(matplotlib.colormaps['viridis_r'](np.linspace(0.15, 0.95, n)))
+  shades = np.linspace(0.95, 0.15, n)[::-1]
+  return list(matplotlib.colormaps['viridis_r'](shades))
 
 
 def draw_estimates(

@@ -138,9 +138,11 @@ def plot(workdir: str) -> dict:
 
 def draw(found: Found, relative: Found, kinds):
   """Raw and normalised accuracy against the share, an axes each by kind."""
-  titles = [
-    f'{kind} test set{rest}' for rest in ('', ', normalised') for kind in kinds
+  names = [
+    'mean of both test sets' if kind == 'mean' else f'{kind} test set'
+    for kind in kinds
   ]
+  titles = [name + rest for rest in ('', ', normalised') for name in names]
   drawing, axes = analysis.axes(*titles, width=3.6)
   sizes = list(found[min(found)])
   for i, ax in enumerate(axes):
