@@ -125,10 +125,8 @@ def _over_pairs(text: str, values: np.ndarray, groups: np.ndarray) -> dict:
   low, high = preference.bootstrap_interval(values, groups=groups, **BOOTSTRAP)
   out = {'claim': text, 'mean': float(values.mean()), 'low': low, 'high': high}
   out['se'] = (high - low) / (2 * 1.96)
-  holds = low > 0
-  side = 'above' if holds else 'below' if high < 0 else 'holds'
-  because = f'the 95 % interval {"is " * (side != "holds")}{side} 0'
-  return out | {'holds': bool(holds), 'because': because}
+  holds, because = analysis.verdict(low, high)
+  return out | {'holds': holds, 'because': because}
 
 
 def claims(found: dict) -> list[dict]:
