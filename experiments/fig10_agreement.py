@@ -39,9 +39,11 @@ def run(config, workdir: str) -> None:
   rows = workdir_lib.read_rows(next(iter(runs.values())) / 'eval.jsonl')
   path = pathlib.Path(workdir) / SECOND
   if config.probes.second_rater:
-    scoring.write(path, read_second(config.probes.second_rater, len(rows)))
+    workdir_lib.write_rows(
+      path, read_second(config.probes.second_rater, len(rows))
+    )
   elif config.pm.data.name == 'gold_world':
-    scoring.write(path, simulate(rows, seed=0))
+    workdir_lib.write_rows(path, simulate(rows, seed=0))
 
 
 def _margins(judge, items: list[external.Item]) -> scoring.Rows:

@@ -4,8 +4,7 @@ The rows of WORKDIR/scored/WHAT/SIZE/seedN.jsonl hold numbers and labels, never
 text, and are all that a plot reads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import json
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -67,7 +66,7 @@ def keep(
     path = _path(workdir, what) / size / f'seed{seed}.jsonl'
     if not path.exists():
       path.parent.mkdir(parents=True, exist_ok=True)
-      write(path, make(load(run)))
+      workdir_lib.write_rows(path, make(load(run)))
 
 
 def kept(workdir: Any, what: str) -> dict[tuple[str, int], Rows]:
@@ -82,12 +81,6 @@ def kept(workdir: Any, what: str) -> dict[tuple[str, int], Rows]:
     for key, path in found.items()
     if key[1] in seeds
   }
-
-
-def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """JSONL, whole or not at all."""
-  text = ''.join(json.dumps(row) + '\n' for row in rows)
-  workdir_lib.write_bytes(path, text.encode())
 
 
 def column(rows: Rows, name: str) -> np.ndarray:

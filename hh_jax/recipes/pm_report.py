@@ -24,7 +24,6 @@ DangerousQA (harmful requests without safe contrasts or replies).
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -242,8 +241,7 @@ def _write(
   ]
   curves = report_card.curves(findings.card) | {'reward_bench': results}
   workdir_lib.write_json(folder / 'curves.json', curves)
-  lines = ''.join(json.dumps(item) + '\n' for item in hhh)
-  workdir_lib.write_bytes(folder / 'hhh.jsonl', lines.encode())
+  workdir_lib.write_rows(folder / 'hhh.jsonl', hhh)
   ours = reward_bench.result_file(findings.results[0])
   workdir_lib.write_json(folder / 'rewardbench.json', ours)
   data = {'test': counts, 'left_out': findings.notes}
