@@ -5,7 +5,7 @@ within a seed is paired, and errors are over seeds. They hold for this test set:
 what its pairs are drawn from is not in them. Nothing here trains.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
@@ -199,6 +199,16 @@ def shared_seeds(runs: Iterable[tuple[str, int]]) -> list[int]:
   for size, seed in runs:
     by_size.setdefault(size, set()).add(seed)
   return sorted(set.intersection(*by_size.values())) if by_size else []
+
+
+def by_size(
+  found: Mapping[tuple[str, int], Any], fn: Callable[[Any], Any]
+) -> dict[str, list]:
+  """size -> fn of each seed's value, from (size, seed) -> value."""
+  return {
+    size: [fn(found[key]) for key in sorted(found) if key[0] == size]
+    for size in in_order(size for size, _ in found)
+  }
 
 
 def reports(tree: Mapping) -> dict:

@@ -164,7 +164,7 @@ def plot(workdir: str) -> dict:
   if margins:
     summary['hhh_accuracy'] = {
       size: analysis.estimate(values).report()
-      for size, values in _by_size(margins, preference.accuracy).items()
+      for size, values in analysis.by_size(margins, preference.accuracy).items()
     }
   else:
     summary['left_out'].append('HHH margins: config.probes.hhh is empty')
@@ -182,13 +182,6 @@ def plot(workdir: str) -> dict:
   return analysis.write(workdir, 'fig10', summary, draw(margins, found))
 
 
-def _by_size(values: dict, fn) -> dict:
-  return {
-    size: [fn(v) for (s, _), v in sorted(values.items()) if s == size]
-    for size in analysis.in_order(size for size, _ in values)
-  }
-
-
 def _means(found: dict) -> dict:
   """size -> rater -> agreement [seeds]."""
   return {
@@ -203,7 +196,7 @@ def draw(margins: dict, found: dict | None):
   drawing, axes = analysis.axes(*titles, width=4.6)
   if margins:
     size = analysis.in_order(size for size, _ in margins)[-1]
-    values = np.concatenate(_by_size(margins, np.asarray)[size])
+    values = np.concatenate(analysis.by_size(margins, np.asarray)[size])
     edges = judged.bins([values])
     judged.histogram(axes[0], edges, {size: values})
     axes[0].axvline(0, color='black', lw=1)
