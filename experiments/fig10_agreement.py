@@ -35,7 +35,10 @@ def run(config, workdir: str) -> None:
   runs = sweep.by_size(config, workdir)
   if config.probes.hhh:
     items = external.read_hhh(config.probes.hhh, seed=0)
-    scoring.keep(workdir, 'hhh', runs, lambda judge: _margins(judge, items))
+    scoring.keep(
+      *(workdir, 'hhh', runs, lambda judge: _margins(judge, items)),
+      texts=config.probes.hhh,
+    )
   rows = workdir_lib.read_rows(next(iter(runs.values())) / 'eval.jsonl')
   path = pathlib.Path(workdir) / SECOND
   if config.probes.second_rater:

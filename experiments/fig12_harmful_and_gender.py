@@ -38,10 +38,11 @@ def run(config, workdir: str) -> None:
   utterances, name = find_utterances(config)
   if utterances:
     scoring.keep(
-      workdir, 'utterances', runs, lambda j: _score(j, utterances, name)
+      *(workdir, 'utterances', runs, lambda j: _score(j, utterances, name)),
+      texts=config.probes.utterances or config.probes.advbench or name,
     )
   if config.pm.data.name != 'gold_world':
-    scoring.keep(workdir, 'gender', runs, score_gender)
+    scoring.keep(workdir, 'gender', runs, score_gender, texts='gender_words')
 
 
 def find_utterances(config) -> tuple[Utterances, str]:

@@ -60,8 +60,15 @@ def keep(
   what: str,
   runs: Mapping[tuple[str, int], pathlib.Path],
   make: Callable[[Judge], Rows],
+  *,
+  texts: str,
 ) -> None:
-  """Writes the rows make(judge) of every run that has none yet."""
+  """Writes the rows make(judge) of every run that has none yet.
+
+  `texts` says what is scored, such as a file's path. InputError where the rows
+  that are there are of other texts.
+  """
+  workdir_lib.open_run(_path(workdir, what), {'texts': texts}, 'scored')
   for (size, seed), run in runs.items():
     path = _path(workdir, what) / size / f'seed{seed}.jsonl'
     if not path.exists():

@@ -299,6 +299,20 @@ def test_fig12_scores_a_file_once(tmp_path, made_up_runs, monkeypatch):
   assert 'xx' not in written
 
 
+def test_scores_of_other_utterances_are_not_taken_for_these(
+  tmp_path, made_up_runs
+):
+  config = sweep.load('smoke')  # a stand-in, for lack of a file
+  fig12.run(config, str(tmp_path))
+  row = {'prompt': 'p', 'reply': 'r', 'is_harmful': True}
+  workdir_lib.write_rows(
+    tmp_path / 'u.jsonl', [row, row | {'is_harmful': False}]
+  )
+  config.probes.utterances = str(tmp_path / 'u.jsonl')
+  with pytest.raises(InputError, match='texts is "stand-in: gold world" there'):
+    fig12.run(config, str(tmp_path))
+
+
 def test_fig12_reads_advbench(tmp_path, shared_data):
   path = shared_data / 'safety-prompts' / 'advbench_harmful_behaviors.csv.gz'
   found = fig12.read_advbench(str(path))
