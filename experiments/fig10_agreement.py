@@ -53,13 +53,8 @@ def _margins(judge, items: list[external.Item]) -> scoring.Rows:
   """Score of the good answer less that of the other, an HHH item each."""
   found = judge([item.pair() for item in items])
   return [
-    {
-      'category': items[i].category,
-      'margin': (1 - 2 * items[i].good) * (first - second),
-    }
-    for i, (first, second) in zip(
-      found.ids.tolist(), found.scores.tolist(), strict=True
-    )
+    {'category': items[i].category, 'margin': items[i].margin(*both)}
+    for i, both in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
   ]
 
 

@@ -14,7 +14,7 @@ from experiments import fig25_accuracy_above_threshold as fig25
 from experiments import gender_words, judged, scoring, sweep
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
-from hh_jax.evals import preference
+from hh_jax.evals import external, preference
 from hh_jax.recipes.pm_report_judge import Scores
 
 ALL = (fig08, fig09, fig10, fig12, fig14, fig25)
@@ -242,6 +242,18 @@ def test_bad_labels_are_refused(tmp_path, rows, message):
   workdir_lib.write_rows(tmp_path / 'labels.jsonl', rows)
   with pytest.raises(InputError, match=message):
     fig10.read_second(str(tmp_path / 'labels.jsonl'), 4)
+
+
+def test_fig10_margins_are_of_the_good_answer():
+  items = [
+    external.Item('long', (' a', ' bbb'), good=1, category='x'),  # fits no row
+    external.Item('p', (' a', ' bbb'), good=1, category='y'),
+    external.Item('p', (' a', ' bbb'), good=0, category='z'),
+  ]
+  assert fig10._margins(fake_judge, items) == [
+    {'category': 'y', 'margin': 2.0},
+    {'category': 'z', 'margin': -2.0},
+  ]
 
 
 def test_fig10_draws_the_hhh_margins(tmp_path):
