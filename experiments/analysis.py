@@ -1,10 +1,11 @@
 """From the files of finished preference models to claims with errors.
 
 Values of a claim are one a seed: seeds share the test set, so what is compared
-within a seed is paired, and errors are over seeds. Nothing here trains.
+within a seed is paired, and errors are over seeds. They hold for this test set:
+what its pairs are drawn from is not in them. Nothing here trains.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
@@ -19,7 +20,8 @@ from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
 from hh_jax.evals import figures, preference
 
-# Student's t for a two-sided 95 % interval, by degrees of freedom from 1.
+# Student's t for a two-sided 95 % interval, by degrees of freedom from 1; the
+# last one serves for more, where it is a little wide.
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20)
 KINDS = ('helpful', 'harmless')
 
@@ -37,17 +39,19 @@ class Estimate:
     """Half of the 95 % interval (Student's t)."""
     if self.se is None:
       return None
-    return self.se * (_T95[self.seeds - 2] if self.seeds - 2 < 11 else 2.0)
+    return self.se * _T95[min(self.seeds - 1, len(_T95)) - 1]
 
   def report(self) -> dict[str, Any]:
     return {'mean': self.mean, 'se': self.se, 'seeds': self.seeds}
 
 
 def estimate(values: ArrayLike) -> Estimate:
-  """Mean and standard error of values [seeds]."""
+  """Mean and standard error of values [seeds]; InputError where not finite."""
   values = np.asarray(values, np.float64)
   if values.ndim != 1 or not values.size:
     raise ValueError(f'want one value a seed, not {values.shape}')
+  if not np.isfinite(values).all():
+    raise InputError(f'a value of a seed is not finite: {values.tolist()}')
   n = values.size
   se = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
   return Estimate(float(values.mean()), se, n)
@@ -62,13 +66,19 @@ def claim(text: str, values: ArrayLike, *, paper: Any = None) -> dict[str, Any]:
   found = estimate(values)
   if found.half is None:
     holds, because = None, 'one seed has no error'
-  elif abs(found.mean) <= found.half:
-    holds, because = False, 'the 95 % interval holds 0'
   else:
-    holds = found.mean > 0
-    because = f'the 95 % interval is {"above" if holds else "below"} 0'
+    holds, because = verdict(found.mean - found.half, found.mean + found.half)
   out = {'claim': text, **found.report(), 'holds': holds, 'because': because}
   return out | ({} if paper is None else {'paper': paper})
+
+
+def verdict(low: float, high: float) -> tuple[bool, str]:
+  """Whether all of a 95 % interval is above 0, and why."""
+  if low > 0:
+    return True, 'the 95 % interval is above 0'
+  if high < 0:
+    return False, 'the 95 % interval is below 0'
+  return False, 'the 95 % interval holds 0'
 
 
 def kind_of(source: str) -> str:
@@ -189,6 +199,16 @@ def shared_seeds(runs: Iterable[tuple[str, int]]) -> list[int]:
   for size, seed in runs:
     by_size.setdefault(size, set()).add(seed)
   return sorted(set.intersection(*by_size.values())) if by_size else []
+
+
+def by_size(
+  found: Mapping[tuple[str, int], Any], fn: Callable[[Any], Any]
+) -> dict[str, list]:
+  """size -> fn of each seed's value, from (size, seed) -> value."""
+  return {
+    size: [fn(found[key]) for key in sorted(found) if key[0] == size]
+    for size in in_order(size for size, _ in found)
+  }
 
 
 def reports(tree: Mapping) -> dict:

@@ -51,7 +51,10 @@ def claims(fits: dict[str, np.ndarray]) -> list[dict]:
 
 
 def last(curves: dict, kind: str = 'all') -> dict[str, np.ndarray]:
-  """size -> accuracy [seeds] after the last comparison."""
+  """size -> accuracy [seeds] after the last comparison.
+
+  Of the quick evaluation (config.pm.eval_rows), as all points of a curve are.
+  """
   seeds = analysis.shared_seeds(curves)
   return {
     size: np.array([curves[size, s].accuracy[kind][-1] for s in seeds])
@@ -100,7 +103,7 @@ def draw(curves: dict):
   drawing, (left, right) = analysis.axes('by comparisons', 'by parameters')
   analysis.draw_curves(left, curves)
   left.legend(frameon=False, fontsize=8)
-  left.set_ylabel('Accuracy on the test set')
+  left.set_ylabel('Accuracy on test comparisons')
   ends = {size: analysis.estimate(v) for size, v in last(curves).items()}
   analysis.draw_estimates(
     right,

@@ -8,7 +8,8 @@ Cost: none beside Fig 7's, whose runs it reads.
 Expect: no trend after the first turn; dialogues of 5 or more human turns count
 together, and turns with fewer than 30 comparisons not at all. The gold world
 has no more than 3 exchanges, and its later requests refer to earlier ones,
-which small models may miss.
+which small models may miss. Errors are over seeds: turns are other comparisons,
+and what these were drawn from is not in them.
 """
 
 import numpy as np

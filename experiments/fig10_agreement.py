@@ -35,26 +35,26 @@ def run(config, workdir: str) -> None:
   runs = sweep.by_size(config, workdir)
   if config.probes.hhh:
     items = external.read_hhh(config.probes.hhh, seed=0)
-    scoring.keep(workdir, 'hhh', runs, lambda judge: _margins(judge, items))
+    scoring.keep(
+      *(workdir, 'hhh', runs, lambda judge: _margins(judge, items)),
+      texts=config.probes.hhh,
+    )
   rows = workdir_lib.read_rows(next(iter(runs.values())) / 'eval.jsonl')
   path = pathlib.Path(workdir) / SECOND
   if config.probes.second_rater:
-    scoring.write(path, read_second(config.probes.second_rater, len(rows)))
+    workdir_lib.write_rows(
+      path, read_second(config.probes.second_rater, len(rows))
+    )
   elif config.pm.data.name == 'gold_world':
-    scoring.write(path, simulate(rows, seed=0))
+    workdir_lib.write_rows(path, simulate(rows, seed=0))
 
 
 def _margins(judge, items: list[external.Item]) -> scoring.Rows:
   """Score of the good answer less that of the other, an HHH item each."""
   found = judge([item.pair() for item in items])
   return [
-    {
-      'category': items[i].category,
-      'margin': (1 - 2 * items[i].good) * (first - second),
-    }
-    for i, (first, second) in zip(
-      found.ids.tolist(), found.scores.tolist(), strict=True
-    )
+    {'category': items[i].category, 'margin': items[i].margin(*both)}
+    for i, both in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
   ]
 
 
@@ -125,10 +125,8 @@ def _over_pairs(text: str, values: np.ndarray, groups: np.ndarray) -> dict:
   low, high = preference.bootstrap_interval(values, groups=groups, **BOOTSTRAP)
   out = {'claim': text, 'mean': float(values.mean()), 'low': low, 'high': high}
   out['se'] = (high - low) / (2 * 1.96)
-  holds = low > 0
-  side = 'above' if holds else 'below' if high < 0 else 'holds'
-  because = f'the 95 % interval {"is " * (side != "holds")}{side} 0'
-  return out | {'holds': bool(holds), 'because': because}
+  holds, because = analysis.verdict(low, high)
+  return out | {'holds': holds, 'because': because}
 
 
 def claims(found: dict) -> list[dict]:
@@ -164,7 +162,7 @@ def plot(workdir: str) -> dict:
   if margins:
     summary['hhh_accuracy'] = {
       size: analysis.estimate(values).report()
-      for size, values in _by_size(margins, preference.accuracy).items()
+      for size, values in analysis.by_size(margins, preference.accuracy).items()
     }
   else:
     summary['left_out'].append('HHH margins: config.probes.hhh is empty')
@@ -182,13 +180,6 @@ def plot(workdir: str) -> dict:
   return analysis.write(workdir, 'fig10', summary, draw(margins, found))
 
 
-def _by_size(values: dict, fn) -> dict:
-  return {
-    size: [fn(v) for (s, _), v in sorted(values.items()) if s == size]
-    for size in analysis.in_order(size for size, _ in values)
-  }
-
-
 def _means(found: dict) -> dict:
   """size -> rater -> agreement [seeds]."""
   return {
@@ -203,7 +194,7 @@ def draw(margins: dict, found: dict | None):
   drawing, axes = analysis.axes(*titles, width=4.6)
   if margins:
     size = analysis.in_order(size for size, _ in margins)[-1]
-    values = np.concatenate(_by_size(margins, np.asarray)[size])
+    values = np.concatenate(analysis.by_size(margins, np.asarray)[size])
     edges = judged.bins([values])
     judged.histogram(axes[0], edges, {size: values})
     axes[0].axvline(0, color='black', lw=1)

@@ -38,10 +38,11 @@ def run(config, workdir: str) -> None:
   utterances, name = find_utterances(config)
   if utterances:
     scoring.keep(
-      workdir, 'utterances', runs, lambda j: _score(j, utterances, name)
+      *(workdir, 'utterances', runs, lambda j: _score(j, utterances, name)),
+      texts=config.probes.utterances or config.probes.advbench or name,
     )
   if config.pm.data.name != 'gold_world':
-    scoring.keep(workdir, 'gender', runs, score_gender)
+    scoring.keep(workdir, 'gender', runs, score_gender, texts='gender_words')
 
 
 def find_utterances(config) -> tuple[Utterances, str]:
@@ -177,7 +178,7 @@ def _rms(values: np.ndarray) -> float:
 def harmful_report(found: dict) -> tuple[dict, list[dict]]:
   """By size: means and AUROC; a verdict a size."""
   summary, claims = {}, []
-  for size, ones in _by_size(found, split).items():
+  for size, ones in analysis.by_size(found, split).items():
     gap = [one['not harmful'].mean() - one['harmful'].mean() for one in ones]
     auroc = [ood.auroc(one['harmful'], one['not harmful']) for one in ones]
     summary[size] = {
@@ -193,7 +194,7 @@ def harmful_report(found: dict) -> tuple[dict, list[dict]]:
 def gender_report(found: dict) -> tuple[dict, list[dict]]:
   """By size: root mean square differences; a verdict a size."""
   summary, claims = {}, []
-  for size, ones in _by_size(found, differences).items():
+  for size, ones in analysis.by_size(found, differences).items():
     values = {
       'rms_between': [_rms(one['between']) for one in ones],
       'rms_within': [_rms(one['within']) for one in ones],
@@ -206,13 +207,6 @@ def gender_report(found: dict) -> tuple[dict, list[dict]]:
     rest = np.subtract(values['rms_within'], values['rms_between'])
     claims.append(analysis.claim(text, rest))
   return summary, claims
-
-
-def _by_size(found: dict, fn) -> dict[str, list]:
-  return {
-    size: [fn(rows) for (s, _), rows in sorted(found.items()) if s == size]
-    for size in analysis.in_order(size for size, _ in found)
-  }
 
 
 def plot(workdir: str) -> dict:
@@ -256,7 +250,7 @@ def draw(harmful: dict, gender: dict):
 
 
 def _largest(found: dict, fn) -> dict[str, np.ndarray]:
-  ones = list(_by_size(found, fn).values())[-1]
+  ones = list(analysis.by_size(found, fn).values())[-1]
   return {name: np.concatenate([one[name] for one in ones]) for name in ones[0]}
 
 

@@ -8,7 +8,8 @@ Command: python -m experiments.fig14_left_score_histograms \\
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: red-team replies score lower than helpful ones where the model learned
 from both. Scores are of both replies of the test comparisons, less their mean;
-the 95th percentile is where the upper tail begins.
+the 95th percentile is where the upper tail begins. Errors are over seeds, for
+this test set.
 """
 
 import numpy as np

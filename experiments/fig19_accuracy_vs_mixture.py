@@ -42,21 +42,25 @@ def read(workdir: str) -> Found:
     totals.setdefault(int(match[1]), {})[float(match[2])] = name
   names = max(totals.values(), key=len, default={})
   analysis.require({0.0, 1.0} <= set(names), 'mixtures from 0 to 1', workdir)
-  runs = {
-    share: sweep.finished(workdir, names[share]) for share in sorted(names)
-  }
+  return columns(workdir, {share: names[share] for share in sorted(names)})
+
+
+def columns(workdir: str, names: dict[float, str]) -> Found:
+  """Accuracies of the runs of those names, of the seeds that all sizes have.
+
+  Sizes are those that have a run of every name.
+  """
+  runs = {key: sweep.finished(workdir, name) for key, name in names.items()}
   shared = set.intersection(*map(set, runs.values()))
-  analysis.require(shared, 'seed of every mixture', workdir)
-  return {share: columns(found, shared) for share, found in runs.items()}
-
-
-def columns(runs: dict, keys) -> dict[str, dict[str, np.ndarray]]:
-  """size -> kind -> accuracies [seeds] of those runs of (size, seed)."""
-  out = {}
-  for size in analysis.in_order(size for size, _ in keys):
-    seeds = sorted(seed for s, seed in keys if s == size)
-    rows = [analysis.accuracies(runs[size, seed]) for seed in seeds]
-    out[size] = {kind: np.array([r[kind] for r in rows]) for kind in rows[0]}
+  sizes = analysis.in_order(size for size, _ in shared)
+  seeds = analysis.shared_seeds(shared)
+  analysis.require(seeds, f'seed of all of {[*names.values()]}', workdir)
+  out: Found = {}
+  for key, found in runs.items():
+    out[key] = {}
+    for size in sizes:
+      rows = [analysis.accuracies(found[size, seed]) for seed in seeds]
+      out[key][size] = {k: np.array([r[k] for r in rows]) for k in rows[0]}
   return out
 
 
@@ -104,13 +108,11 @@ def claims(found: Found) -> list[dict]:
         )
       )
   if len(sizes) > 1:
-    first, last = spread(found, sizes[0]), spread(found, sizes[-1])
-    n = min(first.size, last.size)
     out.append(
       analysis.claim(
         f'accuracy depends less on the mixture at {sizes[-1]} than at '
         f'{sizes[0]} (highest less lowest)',
-        first[:n] - last[:n],
+        spread(found, sizes[0]) - spread(found, sizes[-1]),
       )
     )
   return out

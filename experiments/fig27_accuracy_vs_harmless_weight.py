@@ -17,8 +17,7 @@ from experiments import fig19_accuracy_vs_mixture as fig19
 from hh_jax.errors import InputError
 
 KINDS = (*analysis.KINDS, 'mean')
-# lambda -> size -> kind -> accuracies [seeds]
-Found = dict[float, dict[str, dict[str, np.ndarray]]]
+Found = fig19.Found  # by lambda
 
 
 def run(config, workdir: str) -> None:
@@ -53,10 +52,7 @@ def read(workdir: str) -> Found:
     weights[float(match[4] or 1)] = name
   names = max(mixtures.values(), key=len, default={})
   analysis.require(len(names) > 1, 'weights', workdir)
-  runs = {w: sweep.finished(workdir, names[w]) for w in sorted(names)}
-  shared = set.intersection(*map(set, runs.values()))
-  analysis.require(shared, 'seed of every weight', workdir)
-  return {w: fig19.columns(found, shared) for w, found in runs.items()}
+  return fig19.columns(workdir, {w: names[w] for w in sorted(names)})
 
 
 def claims(found: Found) -> list[dict]:

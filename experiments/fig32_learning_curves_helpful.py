@@ -31,6 +31,21 @@ def run(config, workdir: str) -> None:
       )
 
 
+def _cleaner(mixed: dict, helpful: dict) -> list[dict]:
+  """A verdict on the fits of the seeds that both have, if there are any."""
+  seeds = set.intersection(
+    *(set(analysis.shared_seeds(curves)) for curves in (mixed, helpful))
+  )
+  if not seeds:
+    return []
+  of_mixture, of_helpful = (
+    analysis.scaling({k: c for k, c in curves.items() if k[1] in seeds}, kind)
+    for curves, kind in ((mixed, 'all'), (helpful, 'helpful'))
+  )
+  text = 'the fit leaves less than that of the mixture (root mean square)'
+  return [analysis.claim(text, of_mixture['rms'] - of_helpful['rms'])]
+
+
 def plot(workdir: str) -> dict:
   """Writes fig32.png and fig32.json: the fit, beside eq A.1's, verdicts."""
   curves = fig07.read(workdir, 'helpful')
@@ -48,14 +63,7 @@ def plot(workdir: str) -> dict:
       for size, values in fig07.last(curves, 'harmless').items()
     ]
   if sweep.finished(workdir, 'mix'):
-    mixed = analysis.scaling(fig07.read(workdir))
-    n = min(len(mixed['rms']), len(fits['rms']))
-    claims.append(
-      analysis.claim(
-        'the fit leaves less than that of the mixture (root mean square)',
-        mixed['rms'][:n] - fits['rms'][:n],
-      )
-    )
+    claims += _cleaner(fig07.read(workdir), curves)
   summary = {
     'accuracy': analysis.reports(fig07.last(curves, 'helpful')),
     'fit': analysis.reports(fits),

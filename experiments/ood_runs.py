@@ -1,10 +1,10 @@
 """OOD detection with the language models of a sweep: Figs 22, 23 and 39.
 
 WORKDIR/ood/SIZE/seedN is what `python -m hh_jax ood` finds with the language
-model WORKDIR/pretrain/SIZE/seedN (experiments/sweep.py). Inliers are helpful
-prompts, outliers harmless ones: first human turns of DATA_DIR/prompts at the
-scales that read HH-RLHF, else comparisons of the gold world. Every size and
-seed has the same splits, so that methods, layers and models are paired.
+model WORKDIR/pretrain/base/SIZE/seedN (experiments/sweep.py). Inliers are
+helpful prompts, outliers harmless ones: first human turns of DATA_DIR/prompts
+at the scales that read HH-RLHF, else comparisons of the gold world. Every size
+and seed has the same splits, so that methods, layers and models are paired.
 """
 
 from collections.abc import Iterable

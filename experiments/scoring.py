@@ -4,8 +4,7 @@ The rows of WORKDIR/scored/WHAT/SIZE/seedN.jsonl hold numbers and labels, never
 text, and are all that a plot reads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import json
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -61,13 +60,20 @@ def keep(
   what: str,
   runs: Mapping[tuple[str, int], pathlib.Path],
   make: Callable[[Judge], Rows],
+  *,
+  texts: str,
 ) -> None:
-  """Writes the rows make(judge) of every run that has none yet."""
+  """Writes the rows make(judge) of every run that has none yet.
+
+  `texts` says what is scored, such as a file's path. InputError where the rows
+  that are there are of other texts.
+  """
+  workdir_lib.open_run(_path(workdir, what), {'texts': texts}, 'scored')
   for (size, seed), run in runs.items():
     path = _path(workdir, what) / size / f'seed{seed}.jsonl'
     if not path.exists():
       path.parent.mkdir(parents=True, exist_ok=True)
-      write(path, make(load(run)))
+      workdir_lib.write_rows(path, make(load(run)))
 
 
 def kept(workdir: Any, what: str) -> dict[tuple[str, int], Rows]:
@@ -82,12 +88,6 @@ def kept(workdir: Any, what: str) -> dict[tuple[str, int], Rows]:
     for key, path in found.items()
     if key[1] in seeds
   }
-
-
-def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """JSONL, whole or not at all."""
-  text = ''.join(json.dumps(row) + '\n' for row in rows)
-  workdir_lib.write_bytes(path, text.encode())
 
 
 def column(rows: Rows, name: str) -> np.ndarray:

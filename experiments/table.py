@@ -16,7 +16,8 @@ def rows(folder: str) -> list[tuple[str, str, str, str]]:
   """(figure, claim, mean and error, verdict) of all claims there."""
   out = []
   for path in sorted(pathlib.Path(folder).glob('*.json')):
-    for claim in json.loads(path.read_text()).get('claims', []):
+    result = json.loads(path.read_text())
+    for claim in result['claims'] if 'claims' in result else ():
       text = claim['claim']
       verdict = VERDICTS[claim['holds']]
       out.append((path.stem, text[:WIDTH], number(claim), verdict))
@@ -33,8 +34,7 @@ def number(claim: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
   for folder in argv:
-    for figure, *rest in rows(folder):
-      text, value, verdict = rest
+    for figure, text, value, verdict in rows(folder):
       print(f'{figure:12} {verdict:9} {value:18} {text}')
 
 

@@ -4,7 +4,7 @@ Pure Python. Every file is written whole or not at all, and equal numbers give
 equal bytes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
 from importlib import metadata
@@ -119,6 +119,14 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     file.flush()
     os.fsync(file.fileno())
   os.replace(temporary, path)
+
+
+def write_rows(
+  path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Writes JSONL, an object a line, atomically."""
+  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  write_bytes(path, text.encode())
 
 
 def read_rows(

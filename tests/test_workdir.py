@@ -168,3 +168,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='No space'):
     workdir.write_bytes(tmp_path / 'x', b'new')
   assert (tmp_path / 'x').read_bytes() == b'old'
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+  rows = [{'a': 1.5, 'b': 'é\n'}, {'a': None}]
+  workdir.write_rows(tmp_path / 'x.jsonl', iter(rows))
+  assert (tmp_path / 'x.jsonl').read_text().count('\n') == 2
+  assert workdir.read_rows(tmp_path / 'x.jsonl') == rows
+  workdir.write_rows(tmp_path / 'x.jsonl', [])
+  assert workdir.read_rows(tmp_path / 'x.jsonl') == []

@@ -53,6 +53,10 @@ class Item:
       self.prompt, *self.candidates, conversation=self.prompt, source='external'
     )
 
+  def margin(self, first: float, second: float) -> float:
+    """Score of the better candidate less the other's, from both in order."""
+    return second - first if self.good else first - second
+
 
 def read_hhh(path: str | os.PathLike, *, seed: int) -> list[Item]:
   """The HHH alignment evaluation (Askell et al. 2021; BIG-bench).

@@ -27,13 +27,14 @@ def say(text: str) -> None:
 
 
 def held_out(
-  given: Sequence[Pair], trained: Sequence[Pair], *, drop_overlap: bool
+  given: Sequence[Pair], trained: Sequence[Pair] | None, *, drop_overlap: bool
 ) -> HeldOut:
   """The test pairs, compared by conversation with those trained on.
 
   Pairs of two identical transcripts are left out and counted. Those of
   conversations that the PM was trained on are counted and warned of, and left
-  out with drop_overlap. Raises InputError where nothing is left.
+  out with drop_overlap; with None nobody knows them. Raises InputError where
+  nothing is left.
   """
   pairs, notes = examples.distinct(given), []
   counts = {'identical_replies': len(given) - len(pairs)}
@@ -42,8 +43,9 @@ def held_out(
       f'{counts["identical_replies"]} of {len(given)} test pairs are two '
       'identical transcripts: left out.'
     )
-  apart = examples.apart(pairs, trained)
-  counts['in_training_conversations'] = len(pairs) - len(apart)
+  apart = pairs if trained is None else examples.apart(pairs, trained)
+  if trained is not None:
+    counts['in_training_conversations'] = len(pairs) - len(apart)
   if len(apart) < len(pairs):
     done = 'left out' if drop_overlap else 'kept (config.drop_overlap)'
     text = (

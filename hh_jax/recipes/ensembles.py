@@ -30,7 +30,7 @@ def check(config: Any) -> None:
   seen = set()
   for run in members(config):
     path = pathlib.Path(common.split_step(run)[0]).resolve()
-    if settings.others and path in seen:
+    if path in seen:
       raise InputError(f'config.ensemble.others: {run} is there twice')
     seen.add(path)
 

@@ -10,7 +10,6 @@ tested prompt by layer; no text) and data_report.json.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -70,18 +69,18 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   activations = make_activations(model, mesh, batch_size=config.batch_size)
   found, lengths = {}, {}
   for name, part in texts.items():
-    rows, report['dropped'][f'over_long_{name}'] = pack(config, part, tokenizer)
-    limit = config[f'max_{name}'] or loader.num_rows(rows)
-    rows = loader.spread(rows, limit)
-    found[name] = activations(params, rows)
-    lengths[name] = rows.lengths
+    packed, too_long = pack(config, part, tokenizer)
+    report['dropped'][f'over_long_{name}'] = too_long
+    limit = config[f'max_{name}'] or loader.num_rows(packed)
+    packed = loader.spread(packed, limit)
+    found[name] = activations(params, packed)
+    lengths[name] = packed.lengths
   rows = ood.ood_rows(
     **found, layers=layers, **{name: config[name] for name in SETTINGS}
   )
+  workdir_lib.write_rows(folder / 'ood.jsonl', rows)
   scores = distances(found, layers, ridge=config.ridge)
-  for name, lines in (('ood', rows), ('scores', scores)):
-    text = ''.join(json.dumps(line) + '\n' for line in lines)
-    workdir_lib.write_bytes(folder / f'{name}.jsonl', text.encode())
+  workdir_lib.write_rows(folder / 'scores.jsonl', scores)
   report['used'] = {name: len(x) for name, x in found.items()}
   workdir_lib.write_json(folder / 'data_report.json', report)
   summary = {

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -158,8 +157,7 @@ def write_eval(
 ) -> None:
   """Writes eval.jsonl, a line a held-out pair, and data_report.json."""
   path = pathlib.Path(workdir)
-  text = ''.join(json.dumps(row) + '\n' for row in judged)
-  workdir_lib.write_bytes(path / 'eval.jsonl', text.encode())
+  workdir_lib.write_rows(path / 'eval.jsonl', judged)
   workdir_lib.write_json(path / 'data_report.json', data)
 
 

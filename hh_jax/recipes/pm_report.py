@@ -24,7 +24,6 @@ DangerousQA (harmful requests without safe contrasts or replies).
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -139,7 +138,7 @@ def _held_out(
   own = config.data is None
   source = _source_of(there) if own else common.load_source(config.data)
   pairs = list(source.pairs('test'))
-  trained, numbers = [], {}
+  trained, numbers = None, {}
   try:
     known = source if own else _source_of(there)
     settings = ml_collections.ConfigDict(there)
@@ -150,12 +149,10 @@ def _held_out(
     comparisons.say(text)
   kept = comparisons.held_out(pairs, trained, drop_overlap=config.drop_overlap)
   notes += kept.notes
-  if trained:
+  if trained is not None:
     kinds = collections.Counter(report_card.kind(p.source) for p in trained)
     numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
     numbers['overlap/pairs'] = kept.counts['in_training_conversations']
-  else:
-    del kept.counts['in_training_conversations']  # nobody knows
   return HeldOut(kept.pairs, kept.counts, numbers)
 
 
@@ -242,8 +239,7 @@ def _write(
   ]
   curves = report_card.curves(findings.card) | {'reward_bench': results}
   workdir_lib.write_json(folder / 'curves.json', curves)
-  lines = ''.join(json.dumps(item) + '\n' for item in hhh)
-  workdir_lib.write_bytes(folder / 'hhh.jsonl', lines.encode())
+  workdir_lib.write_rows(folder / 'hhh.jsonl', hhh)
   ours = reward_bench.result_file(findings.results[0])
   workdir_lib.write_json(folder / 'rewardbench.json', ours)
   data = {'test': counts, 'left_out': findings.notes}

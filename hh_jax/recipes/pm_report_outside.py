@@ -105,9 +105,9 @@ def _hhh(
     report = external.choice_report(fitting, *scores.T, **bootstrap)
     report['left_out'] = left_out
     found.numbers.update({f'hhh/{key}': v for key, v in report.items()})
-    for item, (first, second) in zip(fitting, scores.tolist(), strict=True):
-      margin = second - first if item.good else first - second
-      found.hhh.append({'category': item.category, 'margin': margin})
+    for item, both in zip(fitting, scores.tolist(), strict=True):
+      row = {'category': item.category, 'margin': item.margin(*both)}
+      found.hhh.append(row)
   if not left_out:
     named = [dataclasses.replace(i, category=reward_bench.HHH) for i in items]
     wins = external.subset_accuracies(named, *scores.T)

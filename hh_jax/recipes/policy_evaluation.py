@@ -149,8 +149,7 @@ class Log:
     if step:
       with open(path) as file:
         rows = [r for r in map(json.loads, file) if r['step'] == 0] + rows
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
-    workdir_lib.write_bytes(path, text.encode())
+    workdir_lib.write_rows(path, rows)
 
 
 def read_gains(workdir: str) -> dict[str, float]:

@@ -12,8 +12,9 @@ from experiments import fig12_harmful_and_gender as fig12
 from experiments import fig14_left_score_histograms as fig14
 from experiments import fig25_accuracy_above_threshold as fig25
 from experiments import gender_words, judged, scoring, sweep
+from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
-from hh_jax.evals import preference
+from hh_jax.evals import external, preference
 from hh_jax.recipes.pm_report_judge import Scores
 
 ALL = (fig08, fig09, fig10, fig12, fig14, fig25)
@@ -40,7 +41,7 @@ def write_run(
     }
     for i, (chosen, rejected) in enumerate(scores)
   ]
-  scoring.write(path / 'eval.jsonl', rows)
+  workdir_lib.write_rows(path / 'eval.jsonl', rows)
   share = {'mix': 0.7, 'helpful': 1.0, 'harmless': 0.0}[kinds or name]
   there = {'recipe': 'pm', 'config': {'mixture': {'helpful_share': share}}}
   (path / 'config.json').write_text(json.dumps(there))
@@ -186,7 +187,7 @@ def write_raters(workdir, p):
       write_run(workdir, margins(*values), size=size, seed=seed, **columns)
   path = workdir / 'pm' / 'mix' / 'tiny' / 'seed0' / 'eval.jsonl'
   rows = [json.loads(line) for line in path.read_text().splitlines()]
-  scoring.write(workdir / fig10.SECOND, fig10.simulate(rows, seed=0))
+  workdir_lib.write_rows(workdir / fig10.SECOND, fig10.simulate(rows, seed=0))
 
 
 def test_fig10_a_simulated_rater_agrees_as_known(tmp_path):
@@ -215,9 +216,9 @@ def test_fig10_reads_the_labels_of_a_file(tmp_path):
     {'row': 1, 'prefers': 'rejected'},
     {'row': 3, 'prefers': 'rejected'},
   ]
-  scoring.write(tmp_path / 'labels.jsonl', rows)
+  workdir_lib.write_rows(tmp_path / 'labels.jsonl', rows)
   found = fig10.read_second(str(tmp_path / 'labels.jsonl'), 4)
-  scoring.write(tmp_path / fig10.SECOND, found)
+  workdir_lib.write_rows(tmp_path / fig10.SECOND, found)
   summary = fig10.plot(str(tmp_path))
   assert (summary['second_rater'], summary['labels']) == ('file', 3)
   assert summary['raters_agree'] == pytest.approx(1 / 3)
@@ -238,9 +239,21 @@ def test_fig10_reads_the_labels_of_a_file(tmp_path):
   ],
 )
 def test_bad_labels_are_refused(tmp_path, rows, message):
-  scoring.write(tmp_path / 'labels.jsonl', rows)
+  workdir_lib.write_rows(tmp_path / 'labels.jsonl', rows)
   with pytest.raises(InputError, match=message):
     fig10.read_second(str(tmp_path / 'labels.jsonl'), 4)
+
+
+def test_fig10_margins_are_of_the_good_answer():
+  items = [
+    external.Item('long', (' a', ' bbb'), good=1, category='x'),  # fits no row
+    external.Item('p', (' a', ' bbb'), good=1, category='y'),
+    external.Item('p', (' a', ' bbb'), good=0, category='z'),
+  ]
+  assert fig10._margins(fake_judge, items) == [
+    {'category': 'y', 'margin': 2.0},
+    {'category': 'z', 'margin': -2.0},
+  ]
 
 
 def test_fig10_draws_the_hhh_margins(tmp_path):
@@ -248,7 +261,7 @@ def test_fig10_draws_the_hhh_margins(tmp_path):
     rows = [{'category': 'honest', 'margin': float(v)} for v in values]
     path = tmp_path / 'scored' / 'hhh' / size
     path.mkdir(parents=True)
-    scoring.write(path / 'seed0.jsonl', rows)
+    workdir_lib.write_rows(path / 'seed0.jsonl', rows)
   summary = fig10.plot(str(tmp_path))
   accuracy = summary['hhh_accuracy']
   assert (accuracy['tiny']['mean'], accuracy['mini']['mean']) == (0.5, 1.0)
@@ -282,7 +295,7 @@ def test_fig12_scores_a_file_once(tmp_path, made_up_runs, monkeypatch):
     {'prompt': f'p{i}', 'reply': 'xx' * (1 + i % 2), 'is_harmful': i % 2 == 0}
     for i in range(6)
   ]
-  scoring.write(tmp_path / 'utterances.jsonl', rows)
+  workdir_lib.write_rows(tmp_path / 'utterances.jsonl', rows)
   config = sweep.load('smoke')
   config.probes.utterances = str(tmp_path / 'utterances.jsonl')
   fig12.run(config, str(tmp_path))
@@ -296,6 +309,20 @@ def test_fig12_scores_a_file_once(tmp_path, made_up_runs, monkeypatch):
   check_files(tmp_path, 'fig12', summary)
   written = (tmp_path / 'scored/utterances/tiny/seed0.jsonl').read_text()
   assert 'xx' not in written
+
+
+def test_scores_of_other_utterances_are_not_taken_for_these(
+  tmp_path, made_up_runs
+):
+  config = sweep.load('smoke')  # a stand-in, for lack of a file
+  fig12.run(config, str(tmp_path))
+  row = {'prompt': 'p', 'reply': 'r', 'is_harmful': True}
+  workdir_lib.write_rows(
+    tmp_path / 'u.jsonl', [row, row | {'is_harmful': False}]
+  )
+  config.probes.utterances = str(tmp_path / 'u.jsonl')
+  with pytest.raises(InputError, match='texts is "stand-in: gold world" there'):
+    fig12.run(config, str(tmp_path))
 
 
 def test_fig12_reads_advbench(tmp_path, shared_data):
@@ -328,7 +355,7 @@ def test_fig12_takes_the_first_replies_of_the_gold_world():
 )
 def test_bad_utterances_are_refused(tmp_path, row, message):
   good = {'prompt': 'a', 'reply': 'b', 'is_harmful': True}
-  scoring.write(tmp_path / 'u.jsonl', [good, row])
+  workdir_lib.write_rows(tmp_path / 'u.jsonl', [good, row])
   with pytest.raises(InputError, match=message):
     fig12.read_utterances(str(tmp_path / 'u.jsonl'))
 
@@ -369,7 +396,9 @@ def test_fig12_differences_by_hand(tmp_path):
   for seed in range(3):
     path = tmp_path / 'scored' / 'gender' / 'tiny'
     path.mkdir(parents=True, exist_ok=True)
-    scoring.write(path / f'seed{seed}.jsonl', gender_rows(1 + seed / 9, 0.5))
+    workdir_lib.write_rows(
+      path / f'seed{seed}.jsonl', gender_rows(1 + seed / 9, 0.5)
+    )
   summary = fig12.plot(str(tmp_path))
   assert summary['gender']['tiny']['rms_between']['mean'] == pytest.approx(0.5)
   assert verdicts(summary) == [True]

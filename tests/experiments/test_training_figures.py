@@ -128,6 +128,36 @@ def test_fig19_and_fig26_by_share(tmp_path):
   check_files(tmp_path, 'fig26', summary)
 
 
+def test_sizes_are_compared_on_the_seeds_that_both_have(tmp_path):
+  accuracy = {0: 4, 1: 8, 2: 12}  # right answers of 20 at the ends, by seed
+  for size, seeds in (('tiny', (0, 1)), ('mini', (1, 2))):
+    for share in (0.0, 1.0):
+      for seed in seeds:
+        right = dict.fromkeys(analysis.KINDS, accuracy[seed])
+        right['helpful'] += 2 * int(share)
+        made_up_sweep.write_pm(
+          tmp_path, sweep.mixture_name(40, share), size, seed, right=right
+        )
+  found = fig19.read(str(tmp_path))
+  for size in ('tiny', 'mini'):
+    assert found[0.0][size]['helpful'] == pytest.approx([0.4])
+    assert found[1.0][size]['helpful'] == pytest.approx([0.5])
+
+
+def test_fig32_compares_fits_of_the_same_seeds(tmp_path):
+  write_curves(tmp_path, 'mix')
+  write_curves(tmp_path, 'helpful')
+  for size in ('tiny', 'mini'):  # seed 0 only of the mixture, 1 of both
+    (tmp_path / f'pm/helpful/{size}/seed0/summary.json').unlink()
+  *_, claim = fig32.plot(str(tmp_path))['claims']
+  assert claim['claim'].startswith('the fit leaves less')
+  assert claim['seeds'] == 1 and claim['holds'] is None
+  for size in ('tiny', 'mini'):
+    (tmp_path / f'pm/mix/{size}/seed1/summary.json').unlink()
+  texts = verdicts(fig32.plot(str(tmp_path)))
+  assert not [text for text in texts if text.startswith('the fit')]
+
+
 def test_fig27_by_weight(tmp_path):
   for weight, right in {1: (16, 10), 2: (15, 12), 10: (11, 13)}.items():
     for seed in (0, 1):

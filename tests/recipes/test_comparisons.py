@@ -39,6 +39,12 @@ def test_an_overlap_is_warned_of_and_dropped_on_request(drop, kept, capsys):
   assert 'warning: 2 of 3 test pairs are of' in capsys.readouterr().err
 
 
+def test_an_overlap_that_nobody_knows_is_not_counted_as_none():
+  found = comparisons.held_out([pair('1')], None, drop_overlap=True)
+  assert len(found.pairs) == 1
+  assert found.counts == {'identical_replies': 0}
+
+
 def test_nothing_left_is_refused():
   for given, trained in (([], []), ([pair('1')], [pair('1')])):
     with pytest.raises(InputError, match='no test pairs left'):
