@@ -26,10 +26,15 @@ INIT, SAMPLE, EVAL = 1, 2, 3
 KINDS = {'init_from': ('pretrain',), 'pm': ('pm',), 'heldout_pm': ('pm',)}
 
 
-def stream(seed: int, name: int) -> jax.Array:
-  """The key of one random stream of the run with that seed."""
+def check_seed(seed: int) -> None:
+  """Raises InputError unless it is a seed that JAX and NumPy both take."""
   if not 0 <= seed < 2**32:
     raise InputError(f'config.seed {seed} is not in 0 .. 2**32 - 1')
+
+
+def stream(seed: int, name: int) -> jax.Array:
+  """The key of one random stream of the run with that seed."""
+  check_seed(seed)
   return jax.random.fold_in(jax.random.key(seed), name)
 
 
