@@ -77,10 +77,11 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """AdamW of `config.optimizer` for a run of num_steps, and its schedule."""
   for name in ('lr', 'warmup_steps', 'weight_decay', 'eps'):
-    check_range(config, name, 0)
-  check_range(config, 'clip_norm', 1e-9)  # 0 would train nothing
+    check_range(config, name, 0, section='optimizer')
+  # 0 would train nothing
+  check_range(config, 'clip_norm', 1e-9, section='optimizer')
   for name in ('b1', 'b2'):
-    check_range(config, name, 0, 0.999999)
+    check_range(config, name, 0, 0.999999, section='optimizer')
   schedule = train.make_schedule(
     config.schedule,
     lr=config.lr,
@@ -174,14 +175,21 @@ def _check_field(config: Any, name: str) -> None:
 
 
 def check_range(
-  config: Any, name: str, low: float, high: float = float('inf')
+  config: Any,
+  name: str,
+  low: float,
+  high: float = float('inf'),
+  *,
+  section: str = '',
 ) -> None:
-  """Raises InputError unless low <= config[name] <= high."""
+  """Raises InputError unless low <= config[name] <= high.
+
+  `section` is where in the run's config this one stands, '' for the run's own.
+  """
   _check_field(config, name)
   if not low <= config[name] <= high:
-    raise InputError(
-      f'config {name} {config[name]} is not between {low} and {high}'
-    )
+    key = f'config.{section}.{name}' if section else f'config.{name}'
+    raise InputError(f'{key} {config[name]} is not between {low} and {high}')
 
 
 def check_positive(config: Any, *names: str) -> None:
