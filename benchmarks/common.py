@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 import json
+import math
 import os
 import resource
 import statistics
@@ -53,17 +54,20 @@ def make_model(args: argparse.Namespace):
   d_ff = (
     -(-(8 * args.d_model // 3) // 16) * 16 if is_llama else 4 * args.d_model
   )
-  config = model.ModelConfig(
-    num_layers=args.layers,
-    d_model=args.d_model,
-    num_heads=args.heads,
-    d_mlp=args.d_ff or d_ff,
-    vocab_size=args.vocab,
-    mlp='swiglu' if is_llama else 'gelu',
-    dtype={'fp32': 'float32', 'bf16': 'bfloat16'}[args.dtype],
-    remat=args.remat,
-    scan_unroll=args.layers,
-  )
+  try:
+    config = model.ModelConfig(
+      num_layers=args.layers,
+      d_model=args.d_model,
+      num_heads=args.heads,
+      d_mlp=args.d_ff or d_ff,
+      vocab_size=args.vocab,
+      mlp='swiglu' if is_llama else 'gelu',
+      dtype={'fp32': 'float32', 'bf16': 'bfloat16'}[args.dtype],
+      remat=args.remat,
+      scan_unroll=args.layers,
+    )
+  except ValueError as error:
+    raise SystemExit(f'error: {error}') from None
   return model.Transformer(config)
 
 
@@ -117,15 +121,21 @@ def report(
   samples: float,
   tokens: float,
   num_params: int,
+  losses: Sequence[float],
   **more: Any,
 ) -> dict[str, Any]:
   """Prints the result as one line of JSON and returns it.
 
-  `times` are seconds a step, the warm-up included; `samples` and `tokens` are
-  of one step. Rates are of the median and of the fastest step.
+  `times` are seconds a step, the warm-up included, and `losses` nats a step;
+  `samples` and `tokens` are of one step. Rates are of the median and of the
+  fastest step. SystemExit where the last loss is not finite.
   """
   import jax
 
+  if not math.isfinite(losses[-1]):
+    raise SystemExit(
+      f'error: the loss is {losses[-1]} after {len(losses)} steps'
+    )
   timed = times[args.warmup :]
   median, best = statistics.median(timed), min(timed)
   usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -150,6 +160,8 @@ def report(
     'peak_rss_mb': usage.ru_maxrss / 1024,
     'device': str(jax.devices()[0].device_kind),
     'versions': {'jax': jax.__version__},
+    'loss_first': losses[0],
+    'loss_last': losses[-1],
     'args': {k: v for k, v in vars(args).items() if k != 'out'},
     **more,
   }

@@ -64,8 +64,7 @@ def measure(args) -> dict:
     samples=args.batch,
     tokens=tokens,
     num_params=sum(x.size for x in jax.tree.leaves(state.params)),
-    loss_first=losses[0],
-    loss_last=losses[-1],
+    losses=losses,
     **more,
   )
 

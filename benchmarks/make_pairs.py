@@ -22,6 +22,16 @@ def main(argv=None) -> None:
   flags.add_argument('--vocab', type=int, default=8192)
   flags.add_argument('--num-pairs', type=int, default=12_000)
   args = flags.parse_args(argv)
+  from hh_jax.errors import InputError
+
+  try:
+    make(args)
+  except InputError as error:
+    raise SystemExit(f'error: {error}') from None
+
+
+def make(args: argparse.Namespace) -> None:
+  """Writes args.out; InputError for what is missing or does not fit."""
   from configs import common
   from hh_jax import tokenizer as tokenizer_lib
   from hh_jax.data import sources

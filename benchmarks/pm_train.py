@@ -27,23 +27,45 @@ def main(argv=None) -> dict:
   return measure(args)
 
 
-def read_pairs(path: str, num: int, limit: int) -> list:
+def read_sides(path: str, num: int, vocab: int) -> list:
+  """Ids of the first num transcripts: those chosen, then those rejected.
+
+  SystemExit for a file that does not hold them, or an id that is not below
+  `vocab`: the embedding has no row for it.
+  """
+  import zipfile
+
+  import numpy as np
+
+  sides = []
+  try:
+    data = np.load(path)
+    for name in ('chosen', 'rejected'):
+      ids, ends = data[name], data[f'{name}_offsets']
+      if len(ends) - 1 < num:
+        raise SystemExit(
+          f'error: {path} has {len(ends) - 1} pairs, {num} are asked for'
+        )
+      sides.append([ids[ends[i] : ends[i + 1]].tolist() for i in range(num)])
+  except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    raise SystemExit(f'error: --pairs {path}: {error}') from None
+  largest = max(i for side in sides for ids in side for i in ids)
+  if largest >= vocab:
+    raise SystemExit(
+      f'error: {path} has the token id {largest}: --vocab {vocab} is too small'
+    )
+  return sides
+
+
+def read_pairs(path: str, num: int, limit: int, vocab: int) -> list:
   """The first num pairs as PairTokens of at most `limit` tokens a transcript.
 
   The prompt is what the two begin with alike, all but the last token of either
   at most; it is what is cut, from its beginning.
   """
-  import numpy as np
-
   from hh_jax.data import packing
 
-  data = np.load(path)
-  sides = []
-  for name in ('chosen', 'rejected'):
-    ids, ends = data[name], data[f'{name}_offsets']
-    if len(ends) - 1 < num:
-      raise SystemExit(f'{path} has {len(ends) - 1} pairs, {num} are asked for')
-    sides.append([ids[ends[i] : ends[i + 1]].tolist() for i in range(num)])
+  sides = read_sides(path, num, vocab)
   out = []
   for chosen, rejected in zip(*sides, strict=True):
     most, same = min(len(chosen), len(rejected)) - 1, 0
@@ -86,19 +108,28 @@ def pack(args):
   num = args.batch * (args.warmup + args.steps)
   row_length = args.row_length or args.seq_len
   if args.pairs:
-    pairs = read_pairs(args.pairs, num, args.seq_len)
+    pairs = read_pairs(args.pairs, num, args.seq_len, args.vocab)
   else:
     pairs = random_pairs(args, num)
     row_length = max(map(len, pairs))
   # two transcripts of seq-len with one prompt can still overflow a row
   fitting = [p for p in pairs if len(p) <= row_length]
   if not fitting:
-    raise SystemExit(f'none of {len(pairs)} pairs fits {row_length} tokens')
+    raise SystemExit(
+      f'error: none of {len(pairs)} pairs fits {row_length} tokens'
+    )
   rows = packing.pack_pairs(
     fitting, row_length=row_length, max_pairs=max(1, row_length // 16)
   )
   per_step = max(1, round(args.batch * loader.num_rows(rows) / len(fitting)))
-  num_rows = loader.num_rows(rows) // per_step * per_step
+  num_steps = loader.num_rows(rows) // per_step
+  if num_steps <= args.warmup:
+    raise SystemExit(
+      f'error: {len(fitting)} pairs are {loader.num_rows(rows)} rows, '
+      f'{num_steps} steps of {per_step}: none is left to time after '
+      f'--warmup {args.warmup}; raise --batch or --steps'
+    )
+  num_rows = num_steps * per_step
   rows = loader.take(rows, slice(num_rows))  # whole batches only
   transcripts = sum(len(p) + len(p.prompt) for p in fitting) / len(fitting)
   return rows, per_step, transcripts, len(pairs) - len(fitting)
@@ -111,8 +142,8 @@ def measure(args) -> dict:
   from hh_jax.data import loader
   from hh_jax.losses import preference
 
-  rows, per_step, transcripts, dropped = pack(args)
   network = common.make_model(args)
+  rows, per_step, transcripts, dropped = pack(args)
   state, step = common.make_step(
     args, network, preference.preference_loss(network)
   )
@@ -140,8 +171,7 @@ def measure(args) -> dict:
     padding_share=float(np.mean(rows.segments == 0)),
     rows_per_step=per_step,
     pairs_dropped=dropped,
-    loss_first=losses[0],
-    loss_last=losses[-1],
+    losses=losses,
   )
 
 

@@ -24,8 +24,10 @@ STAGES = ('tokenizer', 'pretrain', 'pm', 'heldout_pm', 'ppo')
 def get_config(size=None):
   if size in STAGES:
     return get_config()[size]
+  if size == 'pmp':
+    return _pmp(get_config().pm)
   steps, num_pairs, num_test, iterations, eval_every, eval_prompts = (
-    common.choose(size, SIZES | dict.fromkeys(STAGES), 'full')
+    common.choose(size, SIZES | dict.fromkeys((*STAGES, 'pmp')), 'full')
   )
   data = common.gold_world()
   data.options.num_documents = 14_000  # what the steps use
@@ -43,4 +45,11 @@ def get_config(size=None):
     eval_every=eval_every,
     eval_prompts=eval_prompts,
   )
+  return config
+
+
+def _pmp(config):
+  config.data = common.gold_web()
+  config.data.options.num_questions = 1_000
+  config.update(part=0, num_parts=1, lm_coef=1.0)
   return config

@@ -5,9 +5,10 @@
     --config.inliers=DIR/helpful.jsonl.gz \\
     --config.outliers=DIR/harmless.jsonl.gz
 
-Sizes: files (default) reads two files of prompts, or --config.xstest; hh_rlhf
-and gold_world take the training comparisons of a `data` section. Ten
-outliers shown and 5 draws are the paper's; the other numbers are our choice.
+Sizes: files (default) reads two files of prompts, a {"prompt": TRANSCRIPT} a
+line, or --config.xstest; hh_rlhf and gold_world take the training comparisons
+of a `data` section. Ten outliers shown and 5 draws are the paper's; the other
+numbers are our choice.
 """
 
 from configs import common

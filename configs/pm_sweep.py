@@ -202,7 +202,7 @@ def gpu_hh():
 
 def pod():
   config = gpu_hh()
-  sizes = tuple(s for s in pretrain.SIZES if s not in ('mini', 'small'))
+  sizes = tuple(s for s in pretrain.SIZES if s[-1] in 'MB')
   config.update(
     sizes=sizes,
     rates=tuple(pretrain.SIZES[s][1] for s in sizes),

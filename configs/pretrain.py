@@ -12,6 +12,7 @@ from configs import common
 
 # rows a batch, learning rate
 SIZES = {
+  'tiny': (16, 3e-3),
   'mini': (16, 3e-3),
   'small': (16, 2e-3),
   '13M': (256, 6e-4),

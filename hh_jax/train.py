@@ -124,8 +124,9 @@ def check_finite(metrics: dict[str, float], *, step: int, batch: str) -> None:
     if not np.isfinite(metrics[name]):
       raise InputError(
         f'non-finite {name} ({metrics[name]}) at step {step}, {batch}; '
-        'the last checkpoint is intact; lower the learning rate or look at '
-        'that batch'
+        'checkpoints, if any, are of earlier steps, whose losses are finite; '
+        'look at that batch, or take another --workdir for a lower learning '
+        'rate'
       )
 
 

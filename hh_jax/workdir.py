@@ -184,7 +184,8 @@ def _check_same(path: pathlib.Path, there: dict, here: dict) -> None:
     )
     if was != now:
       raise InputError(
-        f'{path} holds another run: {key} is {was} there, {now} here'
+        f'{path} holds another run: {key} is {was} there, {now} here; '
+        'name another --workdir, or delete this one'
       )
 
 

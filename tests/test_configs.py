@@ -20,12 +20,12 @@ FILES = {
   if path.stem != 'common'
 }
 SIZES = {
-  'demo': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
+  'demo': ('full', 'short', 'tokenizer', 'pretrain', 'pmp', 'pm', 'ppo'),
   'demo_hh': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
-  'pretrain': ('mini', 'small', *list(model_lib.SIZES)[3:]),
-  'pm': ('mini', 'small', *list(model_lib.SIZES)[3:]),
-  'pmp': ('mini', 'small', *list(model_lib.SIZES)[3:]),
-  'ppo': ('mini', 'small', *list(model_lib.SIZES)[3:]),
+  'pretrain': tuple(model_lib.SIZES),
+  'pm': tuple(model_lib.SIZES),
+  'pmp': tuple(model_lib.SIZES),
+  'ppo': tuple(model_lib.SIZES),
   'tokenizer': ('8k', '64k'),
   'report': (),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
@@ -104,6 +104,12 @@ def test_a_stage_has_a_section_of_its_own():
   config = load('demo', '', [('pm.optimizer.lr', '0.5'), ('ppo.seed', '4')])
   assert config.pm.optimizer.lr == 0.5 != config.heldout_pm.optimizer.lr
   assert config.ppo.seed == 4 != config.pretrain.seed
+
+
+def test_pmp_on_the_simulator_reads_its_web():
+  config = load('demo', 'pmp')
+  assert (config.data.name, config.lm_coef) == ('gold_web', 1.0)
+  assert config.row_length == load('demo', 'pm').row_length
 
 
 def test_one_data_dir_is_that_of_all_stages():

@@ -56,7 +56,8 @@ def test_pm_train_on_random_pairs(capsys):
   assert out['padding_share'] == 0
 
 
-def test_pm_train_packs_what_two_transcripts_share_once(tmp_path, capsys):
+@pytest.fixture
+def pairs_file(tmp_path):
   chosen = [[2, 7, 8, 9, 3], [2, 7, 3], [2, 5, 3]] * 4
   rejected = [[2, 7, 8, 3], [2, 7, 9, 9, 9, 9, 9, 9, 9, 3], [2, 6, 3]] * 4
   arrays = {}
@@ -65,14 +66,40 @@ def test_pm_train_packs_what_two_transcripts_share_once(tmp_path, capsys):
     arrays[f'{name}_offsets'] = np.cumsum([0, *map(len, ids)])
   path = tmp_path / 'pairs.npz'
   np.savez(path, **arrays)
-  pairs = importlib.import_module('benchmarks.pm_train').read_pairs(path, 3, 9)
-  assert [(p.prompt, p.chosen) for p in pairs] == [
+  return str(path)
+
+
+def test_pm_train_packs_what_two_transcripts_share_once(pairs_file, capsys):
+  read_pairs = importlib.import_module('benchmarks.pm_train').read_pairs
+  assert [(p.prompt, p.chosen) for p in read_pairs(pairs_file, 3, 9, 10)] == [
     ([2, 7, 8], [9, 3]), ([7], [3]), ([2], [5, 3]),
   ]  # fmt: skip
-  out = bench('pm_train', capsys, '--pairs', str(path), '--row-length', '16')
+  out = bench('pm_train', capsys, '--pairs', pairs_file, '--row-length', '16')
   assert out['pairs_dropped'] == 0 and out['rows_per_step'] >= 1
-  with pytest.raises(SystemExit, match='12 pairs, 16 are asked for'):
-    bench('pm_train', capsys, '--pairs', str(path), '--steps', '3')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    ('--steps 3', '12 pairs, 16 are asked for'),
+    ('--vocab 9', r'has the token id 9: --vocab 9 is too small'),
+    ('--pairs nowhere.npz', '--pairs nowhere.npz: .*No such file'),
+    # two pairs fill a row, so three pairs make two steps
+    ('--batch 1 --seq-len 40 --warmup 2 --steps 1', '3 pairs are 2 rows, 2 st'),
+    ('--heads 3', 'd_model 16 over num_heads 3 must be even'),
+    ('--lr nan', 'the loss is nan after'),
+  ],
+)
+def test_pm_train_refuses_in_one_line(pairs_file, capsys, flags, says):
+  with pytest.raises(SystemExit, match=f'^error: .*{says}'):
+    bench('pm_train', capsys, '--pairs', pairs_file, *flags.split())
+
+
+def test_make_pairs_without_its_data_is_one_line(tmp_path):
+  make_pairs = importlib.import_module('benchmarks.make_pairs')
+  out = str(tmp_path / 'pairs.npz')
+  with pytest.raises(SystemExit, match='^error: harmless-base/train.jsonl.gz'):
+    make_pairs.main(['--data-dir', str(tmp_path), '--out', out])
 
 
 def test_fig13_plots_from_jsonl_alone(tmp_path):

@@ -70,7 +70,10 @@ def test_another_run_is_refused_by_its_first_difference(
   workdir.open_run(tmp_path, CONFIG, 'pm')
   with pytest.raises(InputError) as error:
     workdir.open_run(tmp_path, config, recipe)
-  assert _one_line(error) == f'{tmp_path} holds another run: {expected}'
+  assert _one_line(error) == (
+    f'{tmp_path} holds another run: {expected}; '
+    'name another --workdir, or delete this one'
+  )
 
 
 def test_strange_directories_are_refused(tmp_path):

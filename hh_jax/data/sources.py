@@ -42,6 +42,11 @@ class Source:
     return {}
 
 
+def _check_seed(seed: int) -> None:
+  if seed < 0:
+    raise InputError(f'config.data.options.seed {seed} is negative')
+
+
 def _split_seed(seed: int, split: str) -> int:
   """Each split has a seed of its own: more of one never changes the other."""
   return 2 * seed + ('train', 'test').index(split)
@@ -65,6 +70,7 @@ class GoldWorld(Source):
     for name in ('num_documents', 'num_pairs', 'num_prompts', 'num_test'):
       if getattr(self, name) < 1:
         raise InputError(f'config.data.options.{name} is not 1 or more')
+    _check_seed(self.seed)
     gold_world.preference(0, 0, temperature=self.temperature, flip=self.flip)
 
   def _size(self, split: str, train_size: int) -> int:
@@ -286,6 +292,7 @@ class GoldWeb(WebPairs):
     for name, low in least.items():
       if getattr(self, name) < low:
         raise InputError(f'config.data.options.{name} is not {low} or more')
+    _check_seed(self.seed)
 
   def questions(self, split: str) -> Sequence[web_pairs.Question]:
     return web_pairs.gold_questions(

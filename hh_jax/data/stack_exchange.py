@@ -14,6 +14,7 @@ import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import os
 from typing import Any, ClassVar
 
 from hh_jax import dialogue
@@ -64,6 +65,9 @@ def load(
   """
   if not files:
     raise InputError('stack_exchange needs one file or more')
+  for path in files:
+    if not isinstance(path, str | os.PathLike):
+      raise InputError(f'config.data.options.files: {path!r} is no path')
   questions: dict[str, Question] = {}
   reports = []
   for path in files:

@@ -26,10 +26,15 @@ INIT, SAMPLE, EVAL = 1, 2, 3
 KINDS = {'init_from': ('pretrain',), 'pm': ('pm',), 'heldout_pm': ('pm',)}
 
 
-def stream(seed: int, name: int) -> jax.Array:
-  """The key of one random stream of the run with that seed."""
+def check_seed(seed: int) -> None:
+  """Raises InputError unless it is a seed that JAX and NumPy both take."""
   if not 0 <= seed < 2**32:
     raise InputError(f'config.seed {seed} is not in 0 .. 2**32 - 1')
+
+
+def stream(seed: int, name: int) -> jax.Array:
+  """The key of one random stream of the run with that seed."""
+  check_seed(seed)
   return jax.random.fold_in(jax.random.key(seed), name)
 
 
@@ -72,10 +77,11 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """AdamW of `config.optimizer` for a run of num_steps, and its schedule."""
   for name in ('lr', 'warmup_steps', 'weight_decay', 'eps'):
-    check_range(config, name, 0)
-  check_range(config, 'clip_norm', 1e-9)  # 0 would train nothing
+    check_range(config, name, 0, section='optimizer')
+  # 0 would train nothing
+  check_range(config, 'clip_norm', 1e-9, section='optimizer')
   for name in ('b1', 'b2'):
-    check_range(config, name, 0, 0.999999)
+    check_range(config, name, 0, 0.999999, section='optimizer')
   schedule = train.make_schedule(
     config.schedule,
     lr=config.lr,
@@ -169,14 +175,21 @@ def _check_field(config: Any, name: str) -> None:
 
 
 def check_range(
-  config: Any, name: str, low: float, high: float = float('inf')
+  config: Any,
+  name: str,
+  low: float,
+  high: float = float('inf'),
+  *,
+  section: str = '',
 ) -> None:
-  """Raises InputError unless low <= config[name] <= high."""
+  """Raises InputError unless low <= config[name] <= high.
+
+  `section` is where in the run's config this one stands, '' for the run's own.
+  """
   _check_field(config, name)
   if not low <= config[name] <= high:
-    raise InputError(
-      f'config {name} {config[name]} is not between {low} and {high}'
-    )
+    key = f'config.{section}.{name}' if section else f'config.{name}'
+    raise InputError(f'{key} {config[name]} is not between {low} and {high}')
 
 
 def check_positive(config: Any, *names: str) -> None:

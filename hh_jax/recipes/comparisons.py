@@ -67,3 +67,14 @@ def say_left_out(report: Mapping[str, Any]) -> None:
     if 'in_test_conversations' in part and part['in_test_conversations']:
       count = part['in_test_conversations']
       say(f'{name}: {count} pairs of test conversations are left out')
+
+
+def say_cut(name: str, counts: Mapping[str, int], *, row_length: int) -> None:
+  """Says how many pairs were dropped or cut for length (ranking.pack)."""
+  dropped, cut = counts['dropped_over_long'], counts['prompt_cut']
+  if dropped or cut:
+    say(
+      f'{dropped} of {counts["kept"] + dropped} {name} pairs do not fit '
+      f'config.row_length {row_length} and are left out, {cut} lost the start '
+      'of their prompt'
+    )

@@ -25,7 +25,7 @@ from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.evals import ood
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, ood_prompts, ppo
+from hh_jax.recipes import common, comparisons, ood_prompts, ppo
 from hh_jax.types import Params, Prompts
 
 KINDS = ('pretrain', 'pmp', 'pm', 'ppo')
@@ -37,14 +37,29 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a field that is missing or out of its range."""
   common.check_positive(config, 'max_prompt', 'num_samples')
   common.check_range(config, 'num_splits', 3)
-  for name in ('max_fit', 'max_test', 'max_outliers'):
+  for name in ('max_fit', 'max_test', 'max_outliers', 'ridge'):
     common.check_range(config, name, 0)
+  common.check_range(config, 'weight_decay', ood.MIN_WEIGHT_DECAY)
+  common.check_seed(config.seed)
+  for name in ('layers', 'exposures'):
+    _check_whole(config, name)
+  if min(config.exposures, default=1) < 1:
+    raise InputError(f'config.exposures {config.exposures}: all are 1 or more')
   if 0 in config.layers:
     raise InputError(
       'config.layers: layer 0 is the embedding of the last token, the same for '
       'all prompts; blocks are layers 1 and up'
     )
   common.check_batch(config, common.make_mesh(config.mesh))
+
+
+def _check_whole(config: ml_collections.ConfigDict, name: str) -> None:
+  """Raises InputError unless config[name] holds integers, each once."""
+  values = config[name]
+  if any(type(value) is not int for value in values):
+    raise InputError(f'config.{name} {values}: all are integers')
+  if len(set(values)) < len(values):
+    raise InputError(f'config.{name} {values}: one is there twice')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
@@ -66,15 +81,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     kinds=KINDS,
   )
   texts, report = ood_prompts.read(config)
+  packed, too_long = _pack_all(config, texts, tokenizer)
+  report['dropped'] |= too_long
+  _say(packed, report['dropped'])
   activations = make_activations(model, mesh, batch_size=config.batch_size)
-  found, lengths = {}, {}
-  for name, part in texts.items():
-    packed, too_long = pack(config, part, tokenizer)
-    report['dropped'][f'over_long_{name}'] = too_long
-    limit = config[f'max_{name}'] or loader.num_rows(packed)
-    packed = loader.spread(packed, limit)
-    found[name] = activations(params, packed)
-    lengths[name] = packed.lengths
+  found = {name: activations(params, x) for name, x in packed.items()}
   rows = ood.ood_rows(
     **found, layers=layers, **{name: config[name] for name in SETTINGS}
   )
@@ -87,10 +98,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     **{f'ood/num_{name}': len(x) for name, x in found.items()},
     **{f'dropped/{name}': n for name, n in report['dropped'].items()},
     # what the number of tokens alone tells: 1/2 is nothing, above: longer
-    'ood/length/auroc': ood.auroc(lengths['test'], lengths['outliers']),
+    'ood/length/auroc': ood.auroc(
+      packed['test'].lengths, packed['outliers'].lengths
+    ),
     **ood.ood_report(rows),
   }
   workdir_lib.write_summary(workdir, summary)
+  print(folder / 'ood.jsonl')
   return summary
 
 
@@ -102,6 +116,45 @@ def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
         f'config.layers: layer {layer} is not in 1 .. {num_layers}'
       )
   return list(wanted or range(1, num_layers + 1))
+
+
+def _pack_all(
+  config: ml_collections.ConfigDict,
+  texts: ood_prompts.Sets,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> tuple[dict[str, Prompts], dict[str, int]]:
+  """At most config.max_<name> rows of every set, and how many did not fit.
+
+  InputError where the sets are too small for what config asks of them.
+  """
+  packed, too_long = {}, {}
+  for name, part in texts.items():
+    rows, too_long[f'over_long_{name}'] = pack(config, part, tokenizer)
+    limit = config[f'max_{name}'] or loader.num_rows(rows)
+    packed[name] = loader.spread(rows, limit)
+  num = {name: loader.num_rows(rows) for name, rows in packed.items()}
+  if num['fit'] < 2:
+    raise InputError(
+      'there is one prompt to fit: lower config.test_share or raise '
+      'config.max_fit'
+    )
+  if max(config.exposures, default=0) >= num['outliers']:
+    raise InputError(
+      f'config.exposures {config.exposures}: {num["outliers"]} outliers leave '
+      'none to test on'
+    )
+  return packed, too_long
+
+
+def _say(packed: Mapping[str, Prompts], dropped: Mapping[str, int]) -> None:
+  """What is read and what was left out."""
+  num = {name: loader.num_rows(rows) for name, rows in packed.items()}
+  too_long = sum(n for name, n in dropped.items() if 'over_long' in name)
+  comparisons.say(
+    f'{num["fit"]} prompts to fit, {num["test"]} to test, {num["outliers"]} '
+    f'outliers; left out: {dropped["repeated"]} repeated, '
+    f'{dropped["in_both_classes"]} in both classes, {too_long} over-long'
+  )
 
 
 def pack(

@@ -50,7 +50,11 @@ def read(
   sets, dropped = distinct(sets)
   for name, texts in sets.items():
     if not texts:
-      raise InputError(f'there are no prompts of {name}: {dropped} dropped')
+      share = f' (config.test_share {config.test_share})'
+      raise InputError(
+        f'there are no prompts of {name}'
+        f'{"" if name == "outliers" else share}: {dropped} dropped'
+      )
   return sets, {'files': report, 'dropped': dropped}
 
 

@@ -191,6 +191,8 @@ def test_no_file_and_a_missing_file_are_refused(tmp_path):
     load(tmp_path / 'none.jsonl.gz')
   with pytest.raises(InputError, match='one file or more'):
     stack_exchange.load([])
+  with pytest.raises(InputError, match='config.data.options.files: 1 is no pa'):
+    stack_exchange.load((1,))
 
 
 def test_too_many_broken_rows_are_refused(tmp_path):

@@ -191,7 +191,7 @@ REFUSED = {
     'mesh.model=3': 'config.mesh: mesh',
     'optimizer.schedule=square': "schedule 'square' is none of",
     'optimizer.lr=1e999': 'lr is inf',
-    'optimizer.lr=-0.1': 'lr -0.1 is not between 0 and',
+    'optimizer.lr=-0.1': 'config.optimizer.lr -0.1 is not between 0 and',
     'optimizer.clip_norm=0.0': 'clip_norm 0.0 is not between',
     'optimizer.b1=1.0': 'b1 1.0 is not between 0 and',
     'tokenizer=nowhere': 'nowhere/tokenizer.model',
@@ -199,7 +199,7 @@ REFUSED = {
     'init_from=nowhere': 'config.init_from nowhere is no finished run',
     'seed=-1': 'config.seed -1',
     'seed=4294967296': 'config.seed 4294967296',  # JAX takes it for 0
-    'data.options.seed=-1': 'seed -2 must not',
+    'data.options.seed=-1': 'config.data.options.seed -1 is negative',
   },
   'pm': {
     'row_length=8': 'no pair fits a row of 8 tokens',

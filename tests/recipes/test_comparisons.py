@@ -51,6 +51,18 @@ def test_nothing_left_is_refused():
       comparisons.held_out(given, trained, drop_overlap=True)
 
 
+def test_pairs_cut_for_length_are_said(capsys):
+  counts = {'kept': 7, 'prompt_cut': 2, 'dropped_over_long': 3}
+  comparisons.say_cut('test', counts, row_length=64)
+  assert capsys.readouterr().err == (
+    'hh_jax: 3 of 10 test pairs do not fit config.row_length 64 and are left '
+    'out, 2 lost the start of their prompt\n'
+  )
+  counts |= {'prompt_cut': 0, 'dropped_over_long': 0}
+  comparisons.say_cut('test', counts, row_length=64)
+  assert capsys.readouterr().err == ''
+
+
 class Overlapping(sources.GoldWorld):
   """Every tenth test pair is a training pair; another has equal replies."""
 

@@ -63,12 +63,17 @@ def of_files(files, **changes):
 
 
 @pytest.fixture(scope='module')
-def finished(chain, cache_dir, files, tmp_path_factory):
+def done(chain, cache_dir, files, tmp_path_factory):
   folder = tmp_path_factory.mktemp('ood') / 'run'
   with chain_lib.recipe_settings(cache_dir):
     done = run(chain, folder, *of_files(files))
   assert done.code == 0, done.err
-  return folder
+  return folder, done
+
+
+@pytest.fixture(scope='module')
+def finished(done):
+  return done[0]
 
 
 def summary(folder):
@@ -105,6 +110,17 @@ def test_what_was_used_and_dropped(finished):
   assert numbers['ood/length/auroc'] != 0.5  # not all of one length
   report = json.loads((finished / 'data_report.json').read_text())
   assert report['files']['inliers']['kept'] == 63
+
+
+def test_what_it_says(done):
+  folder, said = done
+  assert said.out == f'{folder / "ood.jsonl"}\n'
+  numbers = summary(folder)
+  fit, test = numbers['ood/num_fit'], numbers['ood/num_test']
+  assert said.err == (
+    f'hh_jax: {fit} prompts to fit, {test} to test, 30 outliers; left out: '
+    '2 repeated, 2 in both classes, 1 over-long\n'
+  )
 
 
 def test_distances_give_the_auroc_and_no_text(finished):
@@ -215,10 +231,19 @@ REFUSED = {
   'run=nowhere': 'config.run nowhere is no finished run',
   'layers=(0,)': 'layer 0 is the embedding of the last token',
   'layers=(3,)': 'layer 3 is not in 1 .. 2',
+  "layers=('a',)": "config.layers ('a',): all are integers",
+  'layers=(1, 1)': 'config.layers (1, 1): one is there twice',
   'num_splits=2': 'num_splits 2 is not between 3',
-  'exposures=(0,)': 'exposure 0 is not a number of 1 or more',
-  'exposures=(30,)': 'number of outliers 30 is not a number of 31',
+  'exposures=(0,)': 'config.exposures (0,): all are 1 or more',
+  'exposures=(1.5,)': 'config key exposures takes a tuple',
+  'exposures=(4, 4)': 'config.exposures (4, 4): one is there twice',
+  'exposures=(30,)': 'config.exposures (30,): 30 outliers leave none to test',
+  'max_fit=1': 'one prompt to fit: lower config.test_share',
+  'ridge=-1': 'ridge -1.0 is not between 0',
+  'weight_decay=-1': 'weight_decay -1.0 is not between 1e-06',
+  'seed=-1': 'config.seed -1 is not in 0 .. 2**32 - 1',
   'test_share=1.0': 'test_share 1.0 is not between',
+  'test_share=1e-8': 'no prompts of test (config.test_share 1e-08): ',
   'outliers=': 'config.outliers is empty: one class is not two',
   'xstest=x.csv': 'config.outliers beside config.xstest',
   'data=hh_rlhf': 'beside config.data',
@@ -228,7 +253,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('flag', REFUSED)
-def test_a_bad_setting_is_refused(chain, files, tmp_path, flag):
+def test_a_bad_setting_is_refused(chain, files, tmp_path, flag, monkeypatch):
+  monkeypatch.setattr(ood, 'make_activations', None)  # costly: checked before
   done = run(chain, tmp_path / 'run', *of_files(files), flag)
   assert REFUSED[flag] in done.error
   assert not (tmp_path / 'run').exists()
