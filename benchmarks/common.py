@@ -11,17 +11,20 @@ import time
 from typing import Any
 
 INTEGERS = {
-  'layers': 2, 'd-model': 64, 'heads': 4, 'd-ff': 0, 'vocab': 512,
+  'layers': 2, 'd-model': 64, 'heads': 4, 'vocab': 512,
   'seq-len': 64, 'batch': 8, 'warmup': 2, 'steps': 5, 'threads': 0, 'seed': 0,
 }  # fmt: skip
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """The flags that all benchmarks have; d-ff 0 is what `arch` has."""
+  """The flags that all benchmarks have; d-ff is what `arch` has."""
   out = argparse.ArgumentParser(description=description)
   for name, default in INTEGERS.items():
     kind = positive if default else int
     out.add_argument(f'--{name}', type=kind, default=default)
+  out.add_argument('--d-ff', type=positive)
+  out.add_argument('--kv-heads', type=positive, help='as many as heads')
+  out.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
   out.add_argument('--arch', choices=('llama', 'gpt2'), default='llama')
   out.add_argument('--dtype', choices=('fp32', 'bf16'), default='fp32')
   out.add_argument('--remat', default='none')
@@ -38,7 +41,11 @@ def positive(text: str) -> int:
 
 
 def start(args: argparse.Namespace) -> None:
-  """Pins the process to --threads cores; before jax makes its thread pools."""
+  """Device and threads: --threads cores, before jax makes its thread pools."""
+  if args.kv_heads not in (None, args.heads):
+    raise SystemExit(f'--kv-heads {args.kv_heads}: keys have all the heads')
+  if args.device != 'auto':
+    os.environ['JAX_PLATFORMS'] = args.device
   if args.threads:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
   from hh_jax import host
