@@ -101,12 +101,13 @@ def write_mixtures(workdir):
           sweep.mixture_name(40, share),
           size,
           seed,
-          right={'helpful': helpful, 'harmless': harmless},
+          right={'helpful': helpful * times, 'harmless': harmless * times},
+          pairs=20 * times,
         )
 
 
 def test_fig19_and_fig26_by_share(tmp_path):
-  write_mixtures(tmp_path)
+  write_mixtures(tmp_path, times=20)
   # another total and a weight are other experiments
   made_up_sweep.write_pm(tmp_path, sweep.mixture_name(8, 0.5), 'tiny', 0)
   made_up_sweep.write_pm(tmp_path, sweep.mixture_name(40, 0.5, 3), 'tiny', 0)
@@ -126,6 +127,16 @@ def test_fig19_and_fig26_by_share(tmp_path):
   assert summary['mean_accuracy']['0.5']['mini']['mean'] == pytest.approx(0.725)
   assert [c['mean'] for c in summary['claims']] == pytest.approx([0.125, 0.125])
   check_files(tmp_path, 'fig26', summary)
+
+
+def test_fig19_few_pairs_are_not_below_chance(tmp_path):
+  write_mixtures(tmp_path)
+  *below, _ = fig19.plot(str(tmp_path))['claims']
+  for claim in below[2:]:  # mini: 8 right of 20, in both seeds
+    assert claim['se'] == 0 and claim['holds'] is False
+    p = 0.5 - claim['mean']
+    expected = (p * (1 - p) / 20) ** 0.5
+    assert claim['se_conversations'] == pytest.approx(expected, rel=0.1)
 
 
 def test_sizes_are_compared_on_the_seeds_that_both_have(tmp_path):
