@@ -467,7 +467,15 @@ def few_fig09(workdir):
 
 
 def few_fig10(workdir):
-  write_raters(workdir, np.full(10, 0.99))
+  # the raters differ on 3 of 40; the models are with the second on 2 of those
+  for seed in range(3):
+    scores = margins(*([-1.0] * 2 + [1.0] * 38))
+    write_run(workdir, scores, seed=seed)
+  rows = [
+    {'row': i, 'prefers': fig10.SIDES[i < 3], 'rater': 'file'}
+    for i in range(40)
+  ]
+  workdir_lib.write_rows(workdir / fig10.SECOND, rows)
 
 
 def few_fig14(workdir):
