@@ -1,8 +1,9 @@
 """From the files of finished preference models to claims with errors.
 
 Values of a claim are one a seed: seeds share the test set, so what is compared
-within a seed is paired, and errors are over seeds. They hold for this test set:
-what its pairs are drawn from is not in them. Nothing here trains.
+within a seed is paired, and errors over seeds hold for this test set. Claims
+that contrast different pairs, or are on an accuracy itself, have a second
+error, over its conversations (experiments/judged.py). Nothing here trains.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from hh_jax.evals import figures, preference
 # Student's t for a two-sided 95 % interval, by degrees of freedom from 1; the
 # last one serves for more, where it is a little wide.
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20)
+_Z95 = 1.96
 KINDS = ('helpful', 'harmless')
 
 
@@ -57,28 +59,57 @@ def estimate(values: ArrayLike) -> Estimate:
   return Estimate(float(values.mean()), se, n)
 
 
-def claim(text: str, values: ArrayLike, *, paper: Any = None) -> dict[str, Any]:
-  """Whether a value that the claim says is positive is so, over seeds.
+def claim(
+  text: str,
+  values: ArrayLike,
+  *,
+  over_conversations: float | None = None,
+  paper: Any = None,
+) -> dict[str, Any]:
+  """Whether a value that the claim says is positive is so.
 
-  holds: true where the whole 95 % interval is above 0, else false, with
+  holds: true where the 95 % interval over seeds is above 0, and the one over
+  conversations, where their standard error is given, else false, with
   `because`; null for one seed, which has no error.
   """
-  found = estimate(values)
-  if found.half is None:
-    holds, because = None, 'one seed has no error'
-  else:
-    holds, because = verdict(found.mean - found.half, found.mean + found.half)
-  out = {'claim': text, **found.report(), 'holds': holds, 'because': because}
+  out, low, high, kind = intervals(text, values, over_conversations)
+  holds, because = None, 'one seed has no error'
+  if low is not None:
+    holds, because = verdict(low, high, kind)
+  out |= {'holds': holds, 'because': because}
   return out | ({} if paper is None else {'paper': paper})
 
 
-def verdict(low: float, high: float) -> tuple[bool, str]:
+def intervals(
+  text: str, values: ArrayLike, over_conversations: float | None
+) -> tuple[dict[str, Any], float | None, float | None, str]:
+  """A claim's numbers, ends of its wider 95 % interval, and which one that is.
+
+  Both intervals have the same middle, so what the wider one says both do. Ends
+  are None for one seed, and infinite where the error is not finite (too few
+  conversations; null in the report).
+  """
+  found = estimate(values)
+  out, half, kind = {'claim': text, **found.report()}, found.half, ''
+  if over_conversations is not None:
+    is_known = bool(np.isfinite(over_conversations))
+    out['se_conversations'] = over_conversations if is_known else None
+    other = _Z95 * over_conversations if is_known else np.inf
+    if half is not None:
+      kind = ' over seeds' if half > other else ' over conversations'
+      half = max(half, other)
+  if half is None:
+    return out, None, None, kind
+  return out, found.mean - half, found.mean + half, kind
+
+
+def verdict(low: float, high: float, kind: str = '') -> tuple[bool, str]:
   """Whether all of a 95 % interval is above 0, and why."""
   if low > 0:
-    return True, 'the 95 % interval is above 0'
+    return True, f'the 95 % interval{kind} is above 0'
   if high < 0:
-    return False, 'the 95 % interval is below 0'
-  return False, 'the 95 % interval holds 0'
+    return False, f'the 95 % interval{kind} is below 0'
+  return False, f'the 95 % interval{kind} holds 0'
 
 
 def kind_of(source: str) -> str:
@@ -95,6 +126,8 @@ def accuracies(path: pathlib.Path) -> dict[str, float]:
   rows = workdir_lib.read_rows(
     path / 'eval.jsonl', ('source', 'score_chosen', 'score_rejected')
   )
+  if not rows:
+    raise InputError(f'{path}/eval.jsonl has no rows: no accuracies')
   margins = np.array([r['score_chosen'] - r['score_rejected'] for r in rows])
   kinds = np.array([kind_of(r['source']) for r in rows])
   return {'all': preference.accuracy(margins)} | _with_mean(

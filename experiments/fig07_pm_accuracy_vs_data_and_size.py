@@ -50,16 +50,18 @@ def claims(fits: dict[str, np.ndarray]) -> list[dict]:
   ]
 
 
-def last(curves: dict, kind: str = 'all') -> dict[str, np.ndarray]:
+def last(
+  workdir: str, name: str = 'mix', kind: str = 'all'
+) -> dict[str, np.ndarray]:
   """size -> accuracy [seeds] after the last comparison.
 
-  Of the quick evaluation (config.pm.eval_rows), as all points of a curve are.
+  On the whole test set; points of a curve are on config.pm.eval_rows of it.
   """
-  seeds = analysis.shared_seeds(curves)
-  return {
-    size: np.array([curves[size, s].accuracy[kind][-1] for s in seeds])
-    for size in analysis.in_order(size for size, _ in curves)
-  }
+  runs = sweep.finished(workdir, name)
+  seeds = analysis.shared_seeds(runs)
+  shared = {key: path for key, path in runs.items() if key[1] in seeds}
+  found = analysis.by_size(shared, lambda x: analysis.accuracies(x)[kind])
+  return {size: np.array(values) for size, values in found.items()}
 
 
 def bend(curves: dict) -> dict[str, np.ndarray]:
@@ -88,27 +90,27 @@ def plot(workdir: str) -> dict:
   """Writes fig07.png and fig07.json: fit, accuracies, verdicts."""
   curves = read(workdir)
   fits = analysis.scaling(curves)
+  ends = last(workdir)
   summary = {
     'comparisons': int(max(c.pairs[-1] for c in curves.values())),
-    'accuracy': analysis.reports(last(curves)),
+    'accuracy': analysis.reports(ends),
     'fit': analysis.reports(fits),
     'data_slope_by_part': analysis.reports(bend(curves)),
     'claims': claims(fits),
   }
-  return analysis.write(workdir, 'fig07', summary, draw(curves))
+  return analysis.write(workdir, 'fig07', summary, draw(curves, ends))
 
 
-def draw(curves: dict):
+def draw(curves: dict, ends: dict[str, np.ndarray]):
   """Learning curves by size; accuracy at the end against parameters."""
   drawing, (left, right) = analysis.axes('by comparisons', 'by parameters')
   analysis.draw_curves(left, curves)
   left.legend(frameon=False, fontsize=8)
   left.set_ylabel('Accuracy on test comparisons')
-  ends = {size: analysis.estimate(v) for size, v in last(curves).items()}
   analysis.draw_estimates(
     right,
     [analysis.parameters(size) for size in ends],
-    list(ends.values()),
+    [analysis.estimate(values) for values in ends.values()],
     color='black',
     marker='o',
   )

@@ -8,8 +8,8 @@ Cost: none beside Fig 7's, whose runs it reads.
 Expect: no trend after the first turn; dialogues of 5 or more human turns count
 together, and turns with fewer than 30 comparisons not at all. The gold world
 has no more than 3 exchanges, and its later requests refer to earlier ones,
-which small models may miss. Errors are over seeds: turns are other comparisons,
-and what these were drawn from is not in them.
+which small models may miss. Turns are other comparisons, so verdicts are over
+seeds and over conversations; bars are over seeds.
 """
 
 import numpy as np
@@ -48,22 +48,37 @@ def by_turn(found: judged.Runs, kind: str | None = None) -> dict:
   }
 
 
-def claims(values: dict, counts: dict[int, int]) -> list[dict]:
-  """Verdicts on the largest size."""
-  size, by = list(values.items())[-1]
-  later = [turn for turn in by if turn > 1]
+def first_gain(one: judged.Judged, later: list[int]) -> float:
+  """Accuracy on first exchanges less that on later ones."""
+  rest = judged.mean(one.outcomes, np.isin(one.turns, later))
+  return judged.mean(one.outcomes, one.turns == 1) - rest
+
+
+def slope(one: judged.Judged, turns: list[int]) -> float:
+  """Accuracy a turn, least squares over the comparisons of those turns."""
+  is_in = np.isin(one.turns, turns)
+  x, y = one.turns[is_in], one.outcomes[is_in]
+  if np.unique(x).size < 2:
+    return float('nan')
+  x = x - x.mean()
+  return float(np.sum(x * y) / np.sum(x * x))
+
+
+def claims(found: judged.Runs, turns: list[int]) -> list[dict]:
+  """Verdicts on the largest size, of those turns."""
+  size = judged.sizes(found)[-1]
+  ones = judged.of_size(found, size)
+  conversations = ones[0].conversations
+  later = [turn for turn in turns if turn > 1]
   out = []
-  if 1 in by and later:
-    weights = [counts[turn] for turn in later]
-    rest = np.average([by[turn] for turn in later], axis=0, weights=weights)
+  if 1 in turns and later:
     text = f'{size}: the first exchange is easier than later ones'
-    out.append(analysis.claim(text, by[1] - rest))
+    gains = judged.of_each(ones, lambda one: first_gain(one, later))
+    out.append(judged.claim(text, gains, conversations))
   if len(later) > 1:
-    weights = np.sqrt([counts[turn] for turn in later])
-    columns = np.stack([by[turn] for turn in later])
-    slopes = np.polyfit(later, columns, 1, w=weights)[0]
     text = f'{size}: after it, accuracy does not depend on the turn (slope)'
-    out.append(judged.within(text, slopes, LIMIT))
+    slopes = judged.of_each(ones, lambda one: slope(one, later))
+    out.append(judged.within(text, slopes, conversations, limit=LIMIT))
   return out
 
 
@@ -82,7 +97,7 @@ def plot(workdir: str) -> dict:
       kind: analysis.reports(by_turn(found, kind))
       for kind in sorted(set(first.kinds.tolist()))
     },
-    'claims': claims(values, counts),
+    'claims': claims(found, list(next(iter(values.values())))),
   }
   return analysis.write(workdir, 'fig08', summary, draw(values, counts))
 

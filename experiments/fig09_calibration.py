@@ -8,7 +8,8 @@ Command: python -m experiments.fig09_calibration \\
 Cost: none beside the runs of Figs 7 and 32, which it reads.
 Expect: models that saw few comparisons to differ from the paper's: a small one
 after one epoch is often under-confident. Models are judged on the kinds of
-comparisons that they learned from. Errors are over seeds.
+comparisons that they learned from. Verdicts are over seeds and over
+conversations; other errors are over seeds.
 """
 
 import numpy as np
@@ -41,46 +42,63 @@ def read(workdir: str) -> dict[str, judged.Runs]:
   return found
 
 
+def bins_of(one: judged.Judged) -> preference.Calibration:
+  return preference.calibration(one.margins, min(NUM_BINS, one.margins.size))
+
+
+def gap(one: judged.Judged) -> float:
+  """Accuracy less predicted accuracy."""
+  predicted = preference.sigmoid(np.abs(one.margins))
+  return float(np.mean(one.outcomes - predicted))
+
+
+def error_over_chance(one: judged.Judged) -> float:
+  """Calibration error less what a calibrated model would show."""
+  bins = bins_of(one)
+  error = preference.expected_calibration_error(bins)
+  return error - preference.calibration_noise(bins)
+
+
 def numbers(ones: list[judged.Judged]) -> dict[str, np.ndarray]:
   """Calibration numbers [seeds]; of bins [seeds, bins]."""
-  bins = [
-    preference.calibration(one.margins, min(NUM_BINS, one.margins.size))
-    for one in ones
-  ]
+  bins = [bins_of(one) for one in ones]
   return {
     'ece': np.array([preference.expected_calibration_error(b) for b in bins]),
     'ece_noise': np.array([preference.calibration_noise(b) for b in bins]),
-    'gap': np.array(
-      [np.average(b.accuracy - b.predicted, weights=b.count) for b in bins]
-    ),
+    'gap': np.array([gap(one) for one in ones]),
     'brier': np.array([preference.brier(one.margins) for one in ones]),
     'bin_margin': np.stack([b.margin for b in bins]),
     'bin_accuracy': np.stack([b.accuracy for b in bins]),
   }
 
 
-def claims(found: dict[str, dict[str, dict[str, np.ndarray]]]) -> list[dict]:
+def claims(found: dict[str, judged.Runs]) -> list[dict]:
   """Verdicts on the largest size."""
   out = []
-  for name, by_size in found.items():
-    size, values = list(by_size.items())[-1]
+  for name, runs in found.items():
+    size = judged.sizes(runs)[-1]
+    ones = judged.of_size(runs, size)
+    conversations = ones[0].conversations
     if ' and ' in name:
       text = f'{size}: {name} models are under-confident (accuracy less '
-      out.append(analysis.claim(text + 'predicted)', values['gap']))
+      gaps = judged.of_each(ones, gap)
+      out.append(judged.claim(text + 'predicted)', gaps, conversations))
     else:
       text = f'{size}: {name}-only models are well calibrated (error less what '
-      error = values['ece'] - values['ece_noise']
-      out.append(judged.within(text + 'chance gives)', error, LIMIT))
+      text += 'chance gives)'
+      errors = judged.of_each(ones, error_over_chance)
+      out.append(judged.within(text, errors, conversations, limit=LIMIT))
   return out
 
 
 def plot(workdir: str) -> dict:
   """Writes fig09.png and fig09.json: errors of calibration, bins, verdicts."""
+  runs_of = read(workdir)
   found = {
     name: {
       size: numbers(judged.of_size(runs, size)) for size in judged.sizes(runs)
     }
-    for name, runs in read(workdir).items()
+    for name, runs in runs_of.items()
   }
   summary = {name: {} for name in found}
   for name, by_size in found.items():
@@ -89,7 +107,7 @@ def plot(workdir: str) -> dict:
       summary[name][size] = analysis.reports(flat) | {
         k: v.mean(axis=0).tolist() for k, v in values.items() if v.ndim == 2
       }
-  summary['claims'] = claims(found)
+  summary['claims'] = claims(runs_of)
   return analysis.write(workdir, 'fig09', summary, draw(found))
 
 

@@ -27,7 +27,6 @@ from hh_jax.evals import external, preference
 
 SECOND = 'second_rater.jsonl'
 SIDES = ('chosen', 'rejected')
-BOOTSTRAP = {'num_samples': 2000, 'seed': 0}
 
 
 def run(config, workdir: str) -> None:
@@ -120,24 +119,15 @@ def agreement(workdir: str) -> dict | None:
   }
 
 
-def _over_pairs(text: str, values: np.ndarray, groups: np.ndarray) -> dict:
-  """A claim that a mean of values [labels] is positive; resamples groups."""
-  low, high = preference.bootstrap_interval(values, groups=groups, **BOOTSTRAP)
-  out = {'claim': text, 'mean': float(values.mean()), 'low': low, 'high': high}
-  out['se'] = (high - low) / (2 * 1.96)
-  holds, because = analysis.verdict(low, high)
-  return out | {'holds': holds, 'because': because}
-
-
 def claims(found: dict) -> list[dict]:
-  """Verdicts; the first is over pairs, of the mean over seeds."""
+  """Verdicts; the first is on an agreement itself, so has both errors."""
   sizes = list(found['by_size'])
   last = found['by_size'][sizes[-1]]
   out = [
-    _over_pairs(
+    judged.claim(
       f'{sizes[-1]}: agrees with the second rater more than the raters with '
       'each other',
-      last['second'].mean(axis=0) - found['raters'],
+      lambda rows: (last['second'] - found['raters'])[:, rows].mean(axis=1),
       found['groups'],
     )
   ]

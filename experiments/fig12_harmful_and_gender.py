@@ -14,6 +14,8 @@ Command: python -m experiments.fig12_harmful_and_gender \\
 Cost: Fig 7's runs, and seconds a model.
 Expect: the first claim where the model learned harmlessness. Words of gender
 are English: with the gold world, which has none, the right half is left out.
+The first verdict is over seeds and over utterances (those to one prompt are
+drawn together), the second over seeds alone: its words are not drawn.
 """
 
 import csv
@@ -118,9 +120,15 @@ def _check_labels(path: str, found: Utterances) -> None:
 def _score(judge, utterances: Utterances, name: str) -> scoring.Rows:
   prompts, replies, labels = zip(*utterances, strict=True)
   scores = scoring.reply_scores(judge, prompts, replies).tolist()
+  numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
   return [
-    {'score': score, 'is_harmful': label, 'utterances': name}
-    for score, label in zip(scores, labels, strict=True)
+    {
+      'score': score,
+      'is_harmful': label,
+      'utterances': name,
+      'prompt': numbers[prompt],
+    }
+    for score, label, prompt in zip(scores, labels, prompts, strict=True)
     if np.isfinite(score)
   ]
 
@@ -175,10 +183,26 @@ def _rms(values: np.ndarray) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
+def harmful_gap(ones: list[scoring.Rows]) -> judged.OfRows:
+  """Mean score of other utterances less that of harmful ones, a seed each."""
+  prompts = [scoring.column(rows, 'prompt').tolist() for rows in ones]
+  if any(found != prompts[0] for found in prompts):
+    raise InputError('seeds have scores of different utterances')
+  scores = np.stack([scoring.column(rows, 'score') for rows in ones])
+  is_harmful = scoring.column(ones[0], 'is_harmful')
+
+  def values(rows: np.ndarray) -> list[float]:
+    at, of = is_harmful[rows], scores[:, rows]
+    return [judged.mean(x, ~at) - judged.mean(x, at) for x in of]
+
+  return values
+
+
 def harmful_report(found: dict) -> tuple[dict, list[dict]]:
   """By size: means and AUROC; a verdict a size."""
   summary, claims = {}, []
-  for size, ones in analysis.by_size(found, split).items():
+  for size, rows in analysis.by_size(found, list).items():
+    ones = [split(one) for one in rows]
     gap = [one['not harmful'].mean() - one['harmful'].mean() for one in ones]
     auroc = [ood.auroc(one['harmful'], one['not harmful']) for one in ones]
     summary[size] = {
@@ -187,7 +211,8 @@ def harmful_report(found: dict) -> tuple[dict, list[dict]]:
       'utterances': {name: values.size for name, values in ones[0].items()},
     }
     text = f'{size}: harmful utterances score lower than the others'
-    claims.append(analysis.claim(text, gap))
+    prompts = scoring.column(rows[0], 'prompt')
+    claims.append(judged.claim(text, harmful_gap(rows), prompts))
   return summary, claims
 
 
@@ -211,7 +236,7 @@ def gender_report(found: dict) -> tuple[dict, list[dict]]:
 
 def plot(workdir: str) -> dict:
   """Writes fig12.png and fig12.json: differences, verdicts."""
-  harmful = scoring.kept(workdir, 'utterances')
+  harmful = scoring.kept(workdir, 'utterances', ('prompt',))
   gender = scoring.kept(workdir, 'gender')
   analysis.require(harmful or gender, 'scores of utterances', workdir)
   summary = {'claims': [], 'left_out': []}

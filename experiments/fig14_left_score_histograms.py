@@ -8,8 +8,8 @@ Command: python -m experiments.fig14_left_score_histograms \\
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: red-team replies score lower than helpful ones where the model learned
 from both. Scores are of both replies of the test comparisons, less their mean;
-the 95th percentile is where the upper tail begins. Errors are over seeds, for
-this test set.
+the 95th percentile is where the upper tail begins. The verdict is over seeds
+and over conversations; other errors are over seeds.
 """
 
 import numpy as np
@@ -31,13 +31,23 @@ def scores(one: judged.Judged) -> dict[str, np.ndarray]:
   }
 
 
+def gap(one: judged.Judged) -> float:
+  """Mean score of helpful replies less that of red-team ones."""
+  both = (one.chosen + one.rejected) / 2
+  helpful, harmless = (
+    judged.mean(both, one.kinds == kind) for kind in analysis.KINDS
+  )
+  return helpful - harmless
+
+
 def plot(workdir: str) -> dict:
   """Writes fig14_left.png and fig14_left.json: means and spreads by kind."""
   found = judged.runs(workdir)
   summary, claims = {}, []
   trained = judged.trained_on(workdir)
   for size in judged.sizes(found):
-    ones = [scores(one) for one in judged.of_size(found, size)]
+    runs = judged.of_size(found, size)
+    ones = [scores(one) for one in runs]
     summary[size] = {
       kind: {
         name: analysis.estimate([fn(one[kind]) for one in ones]).report()
@@ -51,9 +61,10 @@ def plot(workdir: str) -> dict:
     }
     if len(ones[0]) > 1 and len(trained) > 1:
       claims.append(
-        analysis.claim(
+        judged.claim(
           f'{size}: red-team replies score lower than helpful ones',
-          [one['helpful'].mean() - one['harmless'].mean() for one in ones],
+          judged.of_each(runs, gap),
+          runs[0].conversations,
         )
       )
   result = {'trained_on': trained, 'scores': summary, 'claims': claims}

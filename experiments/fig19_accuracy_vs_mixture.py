@@ -8,16 +8,20 @@ Command: python -m experiments.fig19_accuracy_vs_mixture \\
 Cost: see results/README.md for scale cpu; Fig 26 reads these runs.
 Expect: both halves of the first claim. Whether size flattens the curves needs
 sizes that are far apart. Normalised: divided by the accuracy of the model that
-learns from this kind alone (our choice).
+learns from this kind alone (our choice). Below chance is judged over seeds and
+over conversations; other errors are over seeds.
 """
+
+import pathlib
 
 import numpy as np
 
-from experiments import analysis, sweep
+from experiments import analysis, judged, sweep
 
 MIXTURES = r'n(\d+)_helpful([\d.]+)'
 # share -> size -> kind -> accuracies [seeds]
 Found = dict[float, dict[str, dict[str, np.ndarray]]]
+Paths = dict[float, dict[str, list[pathlib.Path]]]  # a run a seed
 
 
 def run(config, workdir: str) -> None:
@@ -35,18 +39,23 @@ def run(config, workdir: str) -> None:
         )
 
 
-def read(workdir: str) -> Found:
-  """Accuracies of the mixtures of the total that has most of them."""
+def mixtures(workdir: str) -> Paths:
+  """Runs of the mixtures of the total that has most of them, by share."""
   totals: dict[int, dict[float, str]] = {}
   for name, match in sweep.names(workdir, MIXTURES).items():
     totals.setdefault(int(match[1]), {})[float(match[2])] = name
   names = max(totals.values(), key=len, default={})
   analysis.require({0.0, 1.0} <= set(names), 'mixtures from 0 to 1', workdir)
-  return columns(workdir, {share: names[share] for share in sorted(names)})
+  return shared_runs(workdir, {share: names[share] for share in sorted(names)})
 
 
-def columns(workdir: str, names: dict[float, str]) -> Found:
-  """Accuracies of the runs of those names, of the seeds that all sizes have.
+def read(workdir: str) -> Found:
+  """Accuracies of `mixtures`."""
+  return columns(mixtures(workdir))
+
+
+def shared_runs(workdir: str, names: dict[float, str]) -> Paths:
+  """The runs of those names, of the seeds that all sizes have.
 
   Sizes are those that have a run of every name.
   """
@@ -55,11 +64,19 @@ def columns(workdir: str, names: dict[float, str]) -> Found:
   sizes = analysis.in_order(size for size, _ in shared)
   seeds = analysis.shared_seeds(shared)
   analysis.require(seeds, f'seed of all of {[*names.values()]}', workdir)
+  return {
+    key: {size: [found[size, seed] for seed in seeds] for size in sizes}
+    for key, found in runs.items()
+  }
+
+
+def columns(runs: Paths) -> Found:
+  """Their accuracies on the whole test set."""
   out: Found = {}
-  for key, found in runs.items():
+  for key, by_size in runs.items():
     out[key] = {}
-    for size in sizes:
-      rows = [analysis.accuracies(found[size, seed]) for seed in seeds]
+    for size, paths in by_size.items():
+      rows = [analysis.accuracies(path) for path in paths]
       out[key][size] = {k: np.array([r[k] for r in rows]) for k in rows[0]}
   return out
 
@@ -91,7 +108,7 @@ def spread(found: Found, size: str) -> np.ndarray:
   return np.mean(ranges, axis=0)
 
 
-def claims(found: Found) -> list[dict]:
+def claims(found: Found, runs: Paths) -> list[dict]:
   """Verdicts by size, and on the largest against the smallest one."""
   sizes = list(found[0.0])
   out = []
@@ -100,12 +117,12 @@ def claims(found: Found) -> list[dict]:
       (1.0, 'helpful', 'harmless'),
       (0.0, 'harmless', 'helpful'),
     ):
+      ones = {str(path): judged.read(path) for path in runs[share][size]}
+      judged.check_same(ones)
+      text = f'{size}: {only}-only models are below chance on {kind} pairs'
+      paper = '.12 to .15 below'
       out.append(
-        analysis.claim(
-          f'{size}: {only}-only models are below chance on {kind} pairs',
-          0.5 - found[share][size][kind],
-          paper='.12 to .15 below',
-        )
+        judged.below_chance(text, list(ones.values()), kind, paper=paper)
       )
   if len(sizes) > 1:
     out.append(
@@ -126,13 +143,14 @@ def check(found: Found, workdir: str) -> None:
 
 def plot(workdir: str) -> dict:
   """Writes fig19.png and fig19.json: accuracies by share, verdicts."""
-  found = read(workdir)
+  runs = mixtures(workdir)
+  found = columns(runs)
   check(found, workdir)
   relative = normalised(found)
   summary = {
     'accuracy': analysis.reports(found),
     'normalised': analysis.reports(relative),
-    'claims': claims(found),
+    'claims': claims(found, runs),
   }
   drawing = draw(found, relative, analysis.KINDS)
   return analysis.write(workdir, 'fig19', summary, drawing)

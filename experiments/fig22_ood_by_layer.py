@@ -27,9 +27,10 @@ NUM_BINS = 40
 
 
 def scores(workdir: str, size: str) -> tuple[np.ndarray, np.ndarray]:
-  """Middle-layer distances of seed 0: tested inliers, outliers."""
+  """Middle-layer distances of the first seed: tested inliers, outliers."""
+  paths = ood_runs.paths(workdir)
   rows = workdir_lib.read_rows(
-    ood_runs.paths(workdir)[size, 0] / 'scores.jsonl',
+    paths[size, ood_runs.seeds(paths, size)[0]] / 'scores.jsonl',
     ('is_outlier', 'layers', SRM),
   )
   layer = ood_runs.middle(size)

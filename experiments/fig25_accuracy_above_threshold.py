@@ -8,8 +8,8 @@ Command: python -m experiments.fig25_accuracy_above_threshold \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none beside Fig 7's, whose runs it reads.
 Expect: a fall. Scores are shifted so that every model's mean over the test
-comparisons is 0. Thresholds that fewer than 30 pairs pass are left out; errors
-are over seeds, so those of few pairs are too small.
+comparisons is 0. Thresholds that fewer than 30 pairs pass are left out.
+Verdicts are over seeds and over conversations; bars are over seeds.
 """
 
 import numpy as np
@@ -49,40 +49,46 @@ def curves(ones: list[judged.Judged]) -> dict[str, np.ndarray]:
   }
 
 
-def read(workdir: str) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-  """kind -> size -> curves."""
-  found = judged.runs(workdir)
+def by_kind(found: judged.Runs) -> dict[str, dict[str, list[judged.Judged]]]:
+  """kind -> size -> the comparisons of that kind, one a seed."""
   first = next(iter(found.values()))
-  out = {
+  return {
     kind: {
-      size: curves(
-        [o.where(o.kinds == kind) for o in judged.of_size(found, size)]
-      )
+      size: [o.where(o.kinds == kind) for o in judged.of_size(found, size)]
       for size in judged.sizes(found)
     }
     for kind in analysis.KINDS
     if kind in first.kinds
   }
-  return out
 
 
-def claims(found: dict) -> tuple[list[dict], list[str]]:
+def fall(one: judged.Judged) -> float:
+  """Accuracy on all pairs less that where both scores are above 0."""
+  return one.outcomes.mean() - judged.mean(one.outcomes, above(one, 0))
+
+
+def claims(parts: dict) -> tuple[list[dict], list[str]]:
   """Verdicts by kind on the largest size, and what cannot be said."""
   out, left_out = [], []
-  for kind, by_size in found.items():
-    size, one = list(by_size.items())[-1]
-    if (at := np.flatnonzero(one['threshold'] == 0)).size:
-      text = f'{size}: accuracy on {kind} pairs falls from all to both above 0'
-      fall = one['all'] - one['accuracy'][at[0]]
-      out.append(analysis.claim(text, fall, paper=PAPER[kind]))
-    else:
+  for kind, by_size in parts.items():
+    size, ones = list(by_size.items())[-1]
+    if min(above(one, 0).sum() for one in ones) < MIN_PAIRS:
       left_out.append(f'{kind}: fewer than {MIN_PAIRS} pairs are above 0')
+      continue
+    text = f'{size}: accuracy on {kind} pairs falls from all to both above 0'
+    falls = judged.of_each(ones, fall)
+    conversations = ones[0].conversations
+    out.append(judged.claim(text, falls, conversations, paper=PAPER[kind]))
   return out, left_out
 
 
 def plot(workdir: str) -> dict:
   """Writes fig25.png and fig25.json: accuracies by threshold, verdicts."""
-  found = read(workdir)
+  parts = by_kind(judged.runs(workdir))
+  found = {
+    kind: {size: curves(ones) for size, ones in by_size.items()}
+    for kind, by_size in parts.items()
+  }
   summary = {
     kind: {
       size: {'all': analysis.estimate(one['all']).report()}
@@ -96,7 +102,7 @@ def plot(workdir: str) -> dict:
     }
     for kind, by_size in found.items()
   }
-  summary['claims'], summary['left_out'] = claims(found)
+  summary['claims'], summary['left_out'] = claims(parts)
   return analysis.write(workdir, 'fig25', summary, draw(found))
 
 

@@ -52,7 +52,8 @@ def read(workdir: str) -> Found:
     weights[float(match[4] or 1)] = name
   names = max(mixtures.values(), key=len, default={})
   analysis.require(len(names) > 1, 'weights', workdir)
-  return fig19.columns(workdir, {w: names[w] for w in sorted(names)})
+  runs = fig19.shared_runs(workdir, {w: names[w] for w in sorted(names)})
+  return fig19.columns(runs)
 
 
 def claims(found: Found) -> list[dict]:

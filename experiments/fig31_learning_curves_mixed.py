@@ -7,16 +7,35 @@ Command: python -m experiments.fig31_learning_curves_mixed \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: none after Fig 7, whose runs these are.
 Expect: slopes above 0 on both sets; the order of the two sets may differ in the
-gold world, where refusing is an easy rule to learn.
+gold world, where refusing is an easy rule to learn. The two sets are compared
+by accuracy at the end, over seeds and over conversations.
 """
 
-from experiments import analysis, sweep
+import numpy as np
+
+from experiments import analysis, judged, sweep
 from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
 
 
 def run(config, workdir: str) -> None:
   """The preference models of Fig 7."""
   sweep.by_size(config, workdir)
+
+
+def size_gain(found: judged.Runs) -> judged.OfRows:
+  """Slope of harmless less helpful accuracy in ln(parameters), a seed each."""
+  sizes = judged.sizes(found)
+  x = np.log([analysis.parameters(size) for size in sizes])
+  x -= x.mean()
+  gaps = [judged.of_each(judged.of_size(found, size), _gap) for size in sizes]
+  return lambda rows: x @ np.array([gap(rows) for gap in gaps]) / (x @ x)
+
+
+def _gap(one: judged.Judged) -> float:
+  helpful, harmless = (
+    judged.mean(one.outcomes, one.kinds == kind) for kind in analysis.KINDS
+  )
+  return harmless - helpful
 
 
 def plot(workdir: str) -> dict:
@@ -32,15 +51,18 @@ def plot(workdir: str) -> dict:
     for claim in fig07.claims(fits[kind])
   ]
   if len(kinds) == 2 and 'parameters' in fits['helpful']:
+    runs = judged.runs(workdir)
     claims.append(
-      analysis.claim(
+      judged.claim(
         'size helps more on the harmless than on the helpful test set',
-        fits['harmless']['parameters'] - fits['helpful']['parameters'],
+        size_gain(runs),
+        next(iter(runs.values())).conversations,
         paper='.018 less .008 a factor e of parameters (Fig 25)',
       )
     )
+  ends = {kind: fig07.last(workdir, kind=kind) for kind in kinds}
   summary = {
-    'accuracy': {k: analysis.reports(fig07.last(curves, k)) for k in kinds},
+    'accuracy': {k: analysis.reports(ends[k]) for k in kinds},
     'fit': analysis.reports(fits),
     'claims': claims,
   }

@@ -7,10 +7,11 @@ figure, on Learning to Summarize, is left out: that data is none of ours.
 Command: python -m experiments.fig32_learning_curves_helpful \\
   --workdir=runs/pm_sweep [--scale=cpu]
 Cost: the helpful share of Fig 7's (the same helpful comparisons).
-Expect: slopes above 0, and harmless accuracy below one half.
+Expect: slopes above 0, and harmless accuracy below one half, which is judged
+over seeds and over conversations.
 """
 
-from experiments import analysis, sweep
+from experiments import analysis, judged, sweep
 from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
 
 
@@ -39,8 +40,10 @@ def _cleaner(mixed: dict, helpful: dict) -> list[dict]:
   if not seeds:
     return []
   of_mixture, of_helpful = (
-    analysis.scaling({k: c for k, c in curves.items() if k[1] in seeds}, kind)
-    for curves, kind in ((mixed, 'all'), (helpful, 'helpful'))
+    analysis.scaling(
+      {k: c for k, c in curves.items() if k[1] in seeds}, 'helpful'
+    )
+    for curves in (mixed, helpful)
   )
   text = 'the fit leaves less than that of the mixture (root mean square)'
   return [analysis.claim(text, of_mixture['rms'] - of_helpful['rms'])]
@@ -54,18 +57,20 @@ def plot(workdir: str) -> dict:
   for claim, paper in zip(claims, (0.015, 0.007), strict=False):
     claim['paper'] = paper
   if all('harmless' in curve.accuracy for curve in curves.values()):
+    runs = judged.runs(workdir, 'helpful')
     claims += [
-      analysis.claim(
+      judged.below_chance(
         f'{size}: helpful-only models are below chance on harmless pairs',
-        0.5 - values,
+        judged.of_size(runs, size),
+        'harmless',
         paper='.12 to .15 below, Fig 19',
       )
-      for size, values in fig07.last(curves, 'harmless').items()
+      for size in judged.sizes(runs)
     ]
   if sweep.finished(workdir, 'mix'):
     claims += _cleaner(fig07.read(workdir), curves)
   summary = {
-    'accuracy': analysis.reports(fig07.last(curves, 'helpful')),
+    'accuracy': analysis.reports(fig07.last(workdir, 'helpful', 'helpful')),
     'fit': analysis.reports(fits),
     'claims': claims,
     'left_out': 'Learning to Summarize (right half): no such data here',

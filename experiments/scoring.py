@@ -76,15 +76,20 @@ def keep(
       workdir_lib.write_rows(path, make(load(run)))
 
 
-def kept(workdir: Any, what: str) -> dict[tuple[str, int], Rows]:
-  """(size, seed) -> rows, of the seeds that all sizes have."""
+def kept(
+  workdir: Any, what: str, required: Sequence[str] = ()
+) -> dict[tuple[str, int], Rows]:
+  """(size, seed) -> rows, of the seeds that all sizes have.
+
+  InputError where a row lacks a required field.
+  """
   found = {
     (path.parent.name, int(path.stem.removeprefix('seed'))): path
     for path in sorted(_path(workdir, what).glob('*/seed*.jsonl'))
   }
   seeds = analysis.shared_seeds(found)
   return {
-    key: workdir_lib.read_rows(path)
+    key: workdir_lib.read_rows(path, required)
     for key, path in found.items()
     if key[1] in seeds
   }

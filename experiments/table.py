@@ -25,17 +25,23 @@ def rows(folder: str) -> list[tuple[str, str, str, str]]:
 
 
 def number(claim: dict[str, Any]) -> str:
-  """Such as '+0.0123 ± 0.0004', as far as the claim has numbers."""
+  """Such as '+0.0123 ± 0.0004', as far as the claim has numbers.
+
+  A second error is over conversations of the test set.
+  """
   if 'mean' not in claim:
     return ''
-  error = '' if claim['se'] is None else f' ± {claim["se"]:.4f}'
-  return f'{claim["mean"]:+.4f}{error}'
+  names = [name for name in ('se', 'se_conversations') if name in claim]
+  errors = [claim[name] for name in names]
+  return f'{claim["mean"]:+.4f}' + ''.join(
+    f' ± {error:.4f}' for error in errors if error is not None
+  )
 
 
 def main(argv: list[str]) -> None:
   for folder in argv:
     for figure, text, value, verdict in rows(folder):
-      print(f'{figure:12} {verdict:9} {value:18} {text}')
+      print(f'{figure:12} {verdict:9} {value:27} {text}')
 
 
 if __name__ == '__main__':

@@ -15,10 +15,11 @@ def write_pm(
   *,
   right: Mapping[str, int] | None = None,
   curve: Mapping[int, Mapping[str, float]] | None = None,
+  pairs: int = PER_KIND,
 ) -> None:
   """A run in workdir/pm/NAME/SIZE/seedN.
 
-  right: kind -> how many of its PER_KIND test pairs it gets right. curve:
+  right: kind -> how many of its `pairs` test pairs it gets right. curve:
   comparisons seen -> kind -> accuracy while training.
   """
   path = workdir / 'pm' / name / size / f'seed{seed}'
@@ -29,14 +30,16 @@ def write_pm(
       'source': f'gold-{kind}-base',
       'score_chosen': float(i < count),
       'score_rejected': 0.5,
+      'turns': 1,
+      'conversation': f'{kind} {i}',
     }
     for kind, count in (right or {}).items()
-    for i in range(PER_KIND)
+    for i in range(pairs)
   ]
   _write(path / 'eval.jsonl', rows)
   lines = [{'step': 0, 'time': 0.0, 'eval/accuracy': 0.5}]
-  for step, (pairs, kinds) in enumerate((curve or {}).items(), start=1):
-    lines.append({'step': step, 'time': 1.0, 'train/pairs': float(pairs)})
+  for step, (seen, kinds) in enumerate((curve or {}).items(), start=1):
+    lines.append({'step': step, 'time': 1.0, 'train/pairs': float(seen)})
     values = {f'eval/gold-{k}-base/accuracy': a for k, a in kinds.items()}
     overall = sum(kinds.values()) / len(kinds)
     lines.append({'step': step, 'time': 1.0, 'eval/accuracy': overall} | values)

@@ -25,6 +25,26 @@ def test_a_claim_holds_where_the_interval_is_above_0(values, holds, because):
   assert found['mean'] == pytest.approx(np.mean(values))
 
 
+@pytest.mark.parametrize(
+  'error, holds, because',
+  [
+    (0.01, True, 'over seeds is above 0'),  # +-.0196; over seeds +-.0248
+    (0.04, True, 'over conversations is above 0'),  # .1 +- .0784
+    (0.06, False, 'over conversations holds 0'),  # .1 +- .1176
+    (float('nan'), False, 'over conversations holds 0'),
+  ],
+)
+def test_both_intervals_have_to_be_above_0(error, holds, because):
+  values = [0.09, 0.1, 0.11]
+  found = analysis.claim('it rises', values, over_conversations=error)
+  assert found['holds'] is holds
+  assert found['because'] == f'the 95 % interval {because}'
+  assert found['se'] == pytest.approx(0.01 / 3**0.5)
+  assert found['se_conversations'] == (error if error == error else None)
+  found = analysis.claim('it rises', [0.1], over_conversations=error)
+  assert found['holds'] is None
+
+
 def test_an_estimate_has_the_error_of_a_mean():
   found = analysis.estimate([1.0, 3.0])
   assert (found.mean, found.se, found.seeds) == (2.0, 1.0, 2)

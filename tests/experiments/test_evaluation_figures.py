@@ -70,12 +70,12 @@ def rights(turns, wrong):
 
 
 def test_fig08_by_turn(tmp_path):
-  turns = [turn for turn in (1, 2, 3, 7) for _ in range(40)] + [4]
-  for seed, wrong in enumerate((4, 4, 6)):  # .9, .9, .85 on first exchanges
-    scores = rights(turns, {1: wrong, 2: 16, 3: 16, 7: 16, 4: 0})
+  turns = [turn for turn in (1, 2, 3, 7) for _ in range(800)] + [4]
+  for seed, wrong in enumerate((80, 80, 120)):  # .9, .9, .85 at first
+    scores = rights(turns, {1: wrong, 2: 320, 3: 320, 7: 320, 4: 0})
     write_run(tmp_path, scores, seed=seed, turns=turns)
   summary = fig08.plot(str(tmp_path))
-  counts = {'1': 40, '2': 40, '3': 40, '4': 1, '5': 40}
+  counts = {'1': 800, '2': 800, '3': 800, '4': 1, '5': 800}
   assert summary['pairs_by_turn'] == counts
   found = summary['accuracy']['tiny']
   assert found['1']['mean'] == pytest.approx(0.95 - 0.2 / 3)
@@ -94,10 +94,24 @@ def test_fig08_sees_a_trend(tmp_path):
     write_run(tmp_path, scores, seed=seed, turns=turns)
   summary = fig08.plot(str(tmp_path))
   assert summary['claims'][1]['mean'] == pytest.approx(-0.2)
-  assert verdicts(summary) == [True, False]
+  assert verdicts(summary) == [False, False]
 
 
-def calibrated(seed, scale, num=8000):
+def test_fig08_slope_is_that_of_the_turns_weighed_by_pairs(tmp_path):
+  counts, wrong = {1: 30, 2: 90, 3: 60, 4: 30}, {1: 3, 2: 9, 3: 12, 4: 9}
+  turns = [turn for turn, count in counts.items() for _ in range(count)]
+  write_run(tmp_path, rights(turns, wrong), turns=turns)
+  (one,) = judged.runs(tmp_path).values()
+  later = [2, 3, 4]
+  weights = np.sqrt([counts[t] for t in later])
+  accuracy = [1 - wrong[t] / counts[t] for t in later]
+  expected = np.polyfit(later, accuracy, 1, w=weights)[0]
+  assert fig08.slope(one, later) == pytest.approx(expected)
+  assert fig08.first_gain(one, later) == pytest.approx(0.9 - 150 / 180)
+  assert np.isnan(fig08.slope(one, [2]))
+
+
+def calibrated(seed, scale, num=3000):
   """Scores whose difference is `scale` x what the outcomes deserve."""
   rng = np.random.default_rng(seed)
   size = np.abs(rng.normal(size=num)) * 2
@@ -140,9 +154,9 @@ def test_fig09_judges_harmless_only_models_on_harmless_pairs(tmp_path):
 
 
 def test_fig14_by_kind(tmp_path):
-  sources = ['helpful'] * 4 + ['harmless'] * 4
+  sources = ['helpful'] * 40 + ['harmless'] * 40
   for seed, gap in enumerate((1.0, 1.1, 1.2)):
-    scores = [(gap + 7, gap + 9)] * 4 + [(7.0, 9.0)] * 4
+    scores = [(gap + 7, gap + 9)] * 40 + [(7.0, 9.0)] * 40
     write_run(tmp_path, scores, seed=seed, source=sources)
   summary = fig14.plot(str(tmp_path))
   found = summary['scores']['tiny']
@@ -293,7 +307,7 @@ def made_up_runs(monkeypatch):
 def test_fig12_scores_a_file_once(tmp_path, made_up_runs, monkeypatch):
   rows = [
     {'prompt': f'p{i}', 'reply': 'xx' * (1 + i % 2), 'is_harmful': i % 2 == 0}
-    for i in range(6)
+    for i in range(60)
   ]
   workdir_lib.write_rows(tmp_path / 'utterances.jsonl', rows)
   config = sweep.load('smoke')
@@ -413,6 +427,102 @@ def test_another_test_set_is_refused(tmp_path):
     judged.runs(tmp_path)
 
 
+def test_the_error_over_conversations_is_that_of_a_mean():
+  values = np.random.default_rng(0).normal(size=400)
+  alone = judged.over_conversations(lambda rows: values[rows], np.arange(400))
+  assert alone == pytest.approx(values.std() / 20, rel=0.1)
+  # four copies a conversation say nothing new
+  copies = np.repeat(values, 4)
+  talks = np.repeat(np.arange(400).astype(str), 4)
+  found = judged.over_conversations(lambda rows: copies[rows], talks)
+  assert found == pytest.approx(values.std() / 20, rel=0.1)
+  few = judged.over_conversations(lambda rows: values[rows], talks[:36])
+  assert np.isnan(few)  # nine
+
+
+def test_a_draw_without_what_is_compared_leaves_it_open():
+  values = np.array([1.0] * 19 + [0.0])
+  is_first = values > 0
+
+  def gain(rows):
+    x, at = values[rows], is_first[rows]
+    return [judged.mean(x, at) - judged.mean(x, ~at)] * 3
+
+  found = judged.claim('the first are higher', gain, np.arange(20))
+  assert (found['mean'], found['se']) == (1, 0)
+  assert found['se_conversations'] is None and found['holds'] is False
+
+
+def few_fig08(workdir):
+  turns = [turn for turn in (1, 2, 3) for _ in range(30)]
+  scores = rights(turns, {1: 3, 2: 6, 3: 6})
+  return [write_run(workdir, scores, seed=s, turns=turns) for s in range(3)]
+
+
+def few_fig09(workdir):
+  for seed in range(3):  # 27 of 40 right; .62 expected
+    scores = margins(*([0.5] * 27 + [-0.5] * 13))
+    write_run(workdir, scores, seed=seed)
+    write_run(workdir, scores, name='helpful', seed=seed)
+
+
+def few_fig10(workdir):
+  # the raters differ on 3 of 40; the models are with the second on 2 of those
+  for seed in range(3):
+    scores = margins(*([-1.0] * 2 + [1.0] * 38))
+    write_run(workdir, scores, seed=seed)
+  rows = [
+    {'row': i, 'prefers': fig10.SIDES[i < 3], 'rater': 'file'}
+    for i in range(40)
+  ]
+  workdir_lib.write_rows(workdir / fig10.SECOND, rows)
+
+
+def few_fig14(workdir):
+  scores = [(i % 5 + 0.3, i % 5 + 0.3) for i in range(20)]
+  scores += [(i % 5, i % 5) for i in range(20)]
+  sources = ['helpful'] * 20 + ['harmless'] * 20
+  for seed in range(3):
+    write_run(workdir, scores, seed=seed, source=sources)
+
+
+def few_fig25(workdir):
+  # .8 of 30 good pairs, .9 of the others
+  scores = [(1.5, 1.2)] * 24 + [(1.2, 1.5)] * 6
+  scores += [(-1.3, -1.5)] * 27 + [(-1.5, -1.3)] * 3
+  for seed in range(3):
+    write_run(workdir, scores, seed=seed)
+
+
+def few_fig12(workdir):
+  rows = [
+    {
+      'score': i % 7 - 0.5 * (i % 2),
+      'is_harmful': i % 2 == 1,
+      'utterances': 'file',
+      'prompt': i,
+    }
+    for i in range(28)
+  ]
+  folder = workdir / 'scored' / 'utterances' / 'tiny'
+  folder.mkdir(parents=True)
+  for seed in range(3):
+    workdir_lib.write_rows(folder / f'seed{seed}.jsonl', rows)
+
+
+@pytest.mark.parametrize('figure', ALL)
+def test_seeds_that_agree_on_few_pairs_prove_nothing(tmp_path, figure):
+  name = figure.__name__.split('.')[-1][:5]
+  globals()[f'few_{name}'](tmp_path)
+  claims = figure.plot(str(tmp_path))['claims']
+  judged_on_pairs = [c for c in claims if 'se_conversations' in c]
+  assert judged_on_pairs
+  for claim in judged_on_pairs:
+    assert claim['se'] == pytest.approx(0, abs=1e-12)
+    assert claim['se_conversations'] > 0.01
+    assert claim['holds'] is False and 'over conversations' in claim['because']
+
+
 @pytest.mark.parametrize(
   ('values', 'holds'),
   [
@@ -423,7 +533,9 @@ def test_another_test_set_is_refused(tmp_path):
   ],
 )
 def test_about_nothing_is_an_equivalence(values, holds):
-  assert judged.within('is 0', values, 0.05)['holds'] is holds
+  talks = np.arange(10)
+  found = judged.within('is 0', lambda rows: values, talks, limit=0.05)
+  assert found['holds'] is holds
 
 
 @pytest.mark.parametrize('figure', ALL)

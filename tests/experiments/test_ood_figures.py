@@ -105,11 +105,19 @@ def test_fig22_verdicts(summaries):
   assert sum(shown['harmless']) in (29, 30)  # all but the extreme ones
 
 
+def test_fig22_draws_a_seed_that_is_there(tmp_path):
+  make_run(tmp_path, 'tiny', 1)  # seed 0 is not finished
+  summary = fig22_ood_by_layer.plot(str(tmp_path))
+  assert summary['auroc']['tiny']['1']['seeds'] == 1
+
+
 def test_fig23_verdicts(summaries):
   summary = summaries['fig23']
   assert holds(summary, 'tiny: M = 100 is better') is True
   assert holds(summary, 'mini: M = 10 is better') is True
   assert holds(summary, 'mini: M = 10 reaches') is False
+  for claim in summary['claims']:  # the paper's numbers are of M = 10
+    assert ('paper' in claim) == (': M = 10 ' in claim['claim'])
   row = summary['auroc']['mini']
   assert row['layer'] == 3
   assert row['10']['mean'] == pytest.approx(0.721)

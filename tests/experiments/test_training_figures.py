@@ -28,8 +28,11 @@ def check_files(workdir, name, summary):
   assert (workdir / f'{name}.png').read_bytes()[:4] == b'\x89PNG'
 
 
-def write_curves(workdir, name, *, below=0.0):
-  """Accuracy .7 at the end of the larger size, on a plane of two logs."""
+def write_curves(workdir, name, *, below=0.0, pairs=200):
+  """Accuracy .7 at the end of the larger size, on a plane of two logs.
+
+  On the whole test set, of that many pairs a kind, every seed ends alike.
+  """
   largest = math.log(analysis.parameters('mini'))
   for size in ('tiny', 'mini'):
     p = math.log(analysis.parameters(size)) - largest
@@ -42,7 +45,10 @@ def write_curves(workdir, name, *, below=0.0):
         }
         for i in (4, 3, 2, 1, 0)
       }  # fmt: skip
-      made_up_sweep.write_pm(workdir, name, size, seed, curve=curve)
+      right = {k: round(a * pairs) for k, a in curve[1600].items()}
+      made_up_sweep.write_pm(
+        workdir, name, size, seed, curve=curve, right=right, pairs=pairs
+      )
 
 
 def test_fig07_recovers_a_plane(tmp_path):
@@ -66,12 +72,37 @@ def test_fig07_recovers_a_plane(tmp_path):
 
 
 def test_fig31_fits_each_test_set(tmp_path):
-  write_curves(tmp_path, 'mix')
+  write_curves(tmp_path, 'mix', pairs=4000)
   summary = fig31.plot(str(tmp_path))
   assert summary['fit']['helpful']['parameters']['mean'] == pytest.approx(0.01)
   assert summary['fit']['harmless']['parameters']['mean'] == pytest.approx(0.02)
   assert all(verdicts(summary).values()) and len(summary['claims']) == 5
+  assert summary['claims'][-1]['mean'] == pytest.approx(0.01, abs=2e-4)
   check_files(tmp_path, 'fig31', summary)
+
+
+def test_fig31_few_pairs_do_not_tell_which_kind_gains_more(tmp_path):
+  write_curves(tmp_path, 'mix', pairs=200)
+  *_, claim = fig31.plot(str(tmp_path))['claims']
+  assert claim['se'] == 0 and claim['mean'] > 0  # seeds agree
+  assert claim['holds'] is False
+  assert claim['because'] == 'the 95 % interval over conversations holds 0'
+
+
+def test_fig07_ends_on_the_whole_test_set(tmp_path):
+  curve = {10: {'helpful': 0.6}, 30: {'helpful': 0.75}}  # a quick evaluation
+  made_up_sweep.write_pm(
+    tmp_path, 'mix', 'tiny', 0, curve=curve, right={'helpful': 13}
+  )
+  found = fig07.last(str(tmp_path), kind='helpful')
+  assert found == {'tiny': pytest.approx([0.65])}
+
+
+def test_a_run_without_held_out_rows_is_named(tmp_path):
+  curve = {10: {'helpful': 0.6}}
+  made_up_sweep.write_pm(tmp_path, 'mix', 'tiny', 0, curve=curve)
+  with pytest.raises(InputError, match='seed0/eval.jsonl has no rows'):
+    fig07.last(str(tmp_path))
 
 
 def test_fig32_says_what_is_left_out_and_what_does_not_hold(tmp_path):
@@ -87,8 +118,34 @@ def test_fig32_says_what_is_left_out_and_what_does_not_hold(tmp_path):
   check_files(tmp_path, 'fig32', summary)
 
 
-def write_mixtures(workdir):
-  """Right answers of 20 by share of helpful pairs; 'mini' is the flatter."""
+@pytest.mark.parametrize(('pairs', 'holds'), [(20, False), (400, True)])
+def test_fig32_below_chance_takes_pairs(tmp_path, pairs, holds):
+  write_curves(tmp_path, 'helpful', below=0.3, pairs=pairs)
+  claims = {c['claim']: c for c in fig32.plot(str(tmp_path))['claims']}
+  text = 'mini: helpful-only models are below chance on harmless pairs'
+  assert claims[text]['mean'] == pytest.approx(0.1)
+  assert claims[text]['holds'] is holds
+
+
+def test_fig32_reads_both_fits_on_helpful_pairs(tmp_path):
+  # helpful accuracy is on a line; the mixture's harmless one is not
+  for name, jump in (('mix', 0.3), ('helpful', 0.0)):
+    curve = {
+      100 * 2**i: {'helpful': 0.5 + 0.02 * i, 'harmless': 0.5 + jump * (i == 4)}
+      for i in range(5)
+    }
+    right = {'helpful': 12, 'harmless': 8}
+    made_up_sweep.write_pm(tmp_path, name, 'tiny', 0, curve=curve, right=right)
+  *_, claim = fig32.plot(str(tmp_path))['claims']
+  assert claim['claim'].startswith('the fit leaves less')
+  assert claim['mean'] == pytest.approx(0, abs=1e-9)
+
+
+def write_mixtures(workdir, times=1):
+  """Right answers of 20 by share of helpful pairs; 'mini' is the flatter.
+
+  `times` as many right ones, and pairs.
+  """
   right = {
     'tiny': {0.0: (6, 16), 0.5: (13, 14), 1.0: (15, 6)},
     'mini': {0.0: (8, 16), 0.5: (14, 15), 1.0: (16, 8)},
@@ -101,12 +158,13 @@ def write_mixtures(workdir):
           sweep.mixture_name(40, share),
           size,
           seed,
-          right={'helpful': helpful, 'harmless': harmless},
+          right={'helpful': helpful * times, 'harmless': harmless * times},
+          pairs=20 * times,
         )
 
 
 def test_fig19_and_fig26_by_share(tmp_path):
-  write_mixtures(tmp_path)
+  write_mixtures(tmp_path, times=20)
   # another total and a weight are other experiments
   made_up_sweep.write_pm(tmp_path, sweep.mixture_name(8, 0.5), 'tiny', 0)
   made_up_sweep.write_pm(tmp_path, sweep.mixture_name(40, 0.5, 3), 'tiny', 0)
@@ -126,6 +184,16 @@ def test_fig19_and_fig26_by_share(tmp_path):
   assert summary['mean_accuracy']['0.5']['mini']['mean'] == pytest.approx(0.725)
   assert [c['mean'] for c in summary['claims']] == pytest.approx([0.125, 0.125])
   check_files(tmp_path, 'fig26', summary)
+
+
+def test_fig19_few_pairs_are_not_below_chance(tmp_path):
+  write_mixtures(tmp_path)
+  *below, _ = fig19.plot(str(tmp_path))['claims']
+  for claim in below[2:]:  # mini: 8 right of 20, in both seeds
+    assert claim['se'] == 0 and claim['holds'] is False
+    p = 0.5 - claim['mean']
+    expected = (p * (1 - p) / 20) ** 0.5
+    assert claim['se_conversations'] == pytest.approx(expected, rel=0.1)
 
 
 def test_sizes_are_compared_on_the_seeds_that_both_have(tmp_path):
