@@ -304,8 +304,18 @@ def draw_curves(
     if len(mine) > 1:
       se = values.std(axis=0, ddof=1) / np.sqrt(len(mine))
       ax.fill_between(pairs, mean - se, mean + se, color=color, alpha=0.2, lw=0)
-  ax.set_xscale('log')
+  log_axis(ax)
   ax.set_xlabel('Comparisons seen')
+
+
+def log_axis(ax) -> None:
+  """A logarithmic x axis with few ticks: 300, 1k, 3k, ..."""
+  from matplotlib import ticker
+
+  ax.set_xscale('log')
+  ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+  ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+  ax.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def colors(n: int) -> list[Any]:

@@ -114,7 +114,7 @@ def draw(curves: dict, ends: dict[str, np.ndarray]):
     color='black',
     marker='o',
   )
-  right.set_xscale('log')
+  analysis.log_axis(right)
   right.set_xlabel('Parameters, embedding left out')
   return drawing
 

@@ -205,7 +205,7 @@ def _draw_agreement(ax, found: dict) -> None:
   ax.axhline(found['raters'].mean(), color='black', ls='--', lw=1, label=label)
   if found['known'] is not None and found['rater'] == 'simulated':
     ax.axhline(found['known'], color='0.6', ls=':', lw=1, label='known')
-  ax.set_xscale('log')
+  analysis.log_axis(ax)
   ax.set_xlabel('Parameters, embedding left out')
   ax.set_ylabel('Share of comparisons')
   ax.legend(frameon=False, fontsize=8)
