@@ -172,7 +172,7 @@ def calibration(
   name = 'calibrated: 1 / (1 + exp(−Δ))'
   ax.plot(line, preference.sigmoid(line), '--', color=INK, lw=1, label=name)
   bars = np.abs(np.stack([bins.low, bins.high]) - bins.accuracy)
-  measured = f'held-out, {bins.count.max():,} pairs a bin, 95 % interval'
+  measured = f'test pairs, {bins.count.max():,} pairs a bin, 95 % interval'
   _points(
     ax, Series(measured, bins.margin, bins.accuracy, bars), (BLUE, 'o'), ''
   )

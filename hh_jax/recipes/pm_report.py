@@ -31,7 +31,7 @@ import ml_collections
 import numpy as np
 
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import sources
+from hh_jax.data import examples, sources
 from hh_jax.data.examples import Pair
 from hh_jax.data.sources import Source
 from hh_jax.errors import InputError
@@ -58,7 +58,8 @@ class HeldOut(NamedTuple):
 
   pairs: list[Pair]
   counts: dict[str, int]  # left out, and why
-  numbers: dict[str, float]  # overlap/..., train/...
+  numbers: dict[str, float]  # train/..., shares of the training pairs
+  trained: list[Pair] | None  # None: not known
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
@@ -93,6 +94,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   numbers = {
     **card.numbers,
     **held_out.numbers,
+    **_overlap(held_out, judged.ids),
     **_ceiling(config),
     **_invariance(config, judge, held_out.pairs, judged),
     **found.numbers,
@@ -152,8 +154,20 @@ def _held_out(
   if trained is not None:
     kinds = collections.Counter(report_card.kind(p.source) for p in trained)
     numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
-    numbers['overlap/pairs'] = kept.counts['in_training_conversations']
-  return HeldOut(kept.pairs, kept.counts, numbers)
+  return HeldOut(kept.pairs, kept.counts, numbers, trained)
+
+
+def _overlap(held_out: HeldOut, ids: np.ndarray) -> dict[str, int]:
+  """Test pairs of training conversations: `overlap/found` of all of them,
+  `overlap/kept` of those that are scored; nothing where nobody knows."""
+  if held_out.trained is None:
+    return {}
+  scored = [held_out.pairs[i] for i in ids]
+  apart = examples.apart(scored, held_out.trained)
+  return {
+    'overlap/found': held_out.counts['in_training_conversations'],
+    'overlap/kept': len(scored) - len(apart),
+  }
 
 
 def _source_of(there: Mapping[str, Any]) -> Source:

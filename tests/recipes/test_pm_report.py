@@ -133,7 +133,7 @@ def test_the_card_says_what_the_run_said(chain, finished):
   for key in kept:
     assert ours[key.replace('eval', 'pm', 1)] == pytest.approx(theirs[key]), key
   assert ours['train/helpful_share'] + ours['train/harmless_share'] == 1
-  assert ours['overlap/pairs'] == 0
+  assert ours['overlap/found'] == ours['overlap/kept'] == 0
 
 
 def test_scores_do_not_depend_on_rows_or_batches(finished):
@@ -368,9 +368,12 @@ def test_training_conversations_in_the_test_set_are_warned_of(
   text = '3 of 8 test pairs are of conversations that the PM was trained on'
   assert done.code == 0 and f'hh_jax: warning: {text}: kept' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert numbers['overlap/pairs'] == 3 and numbers['pm/pairs'] == 8
-  assert numbers['train/other_share'] == 1
-  assert text in (tmp_path / 'card' / 'report_card.html').read_text()
+  assert numbers['overlap/found'] == numbers['overlap/kept'] == 3
+  assert numbers['pm/pairs'] == 8 and numbers['train/other_share'] == 1
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert text in page and 'accuracy; 3 are of training conversations' in page
+  assert 'of which 3 are of conversations that the PM was trained on' in page
+  assert 'held-out comparison' not in page
   # nobody knows how often the raters of these would agree
   assert 'pm/bayes_ceiling' not in numbers
 
@@ -381,7 +384,10 @@ def test_training_conversations_are_dropped_on_request(run_fake, tmp_path):
   counts = read(tmp_path / 'card', 'data_report')['test']
   assert counts['in_training_conversations'] == 3
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert numbers['overlap/pairs'] == 3 and numbers['pm/pairs'] == 5
+  assert (numbers['overlap/found'], numbers['overlap/kept']) == (3, 0)
+  assert numbers['pm/pairs'] == 5
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert '5 held-out comparisons' in page
 
 
 def test_nothing_is_left_to_score(run_fake, tmp_path):
@@ -414,7 +420,10 @@ def test_a_training_set_that_cannot_be_read_is_said(
   assert done.code == 0, done.err
   assert 'is not checked: train.jsonl: no such file' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert 'overlap/pairs' not in numbers and numbers['pm/pairs'] == 8
+  assert not [key for key in numbers if key.startswith('overlap/')]
+  assert numbers['pm/pairs'] == 8
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert 'held-out comparison' not in page and 'is not known' in page
   counts = read(tmp_path / 'card', 'data_report')['test']
   assert 'in_training_conversations' not in counts
 
