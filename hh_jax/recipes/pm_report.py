@@ -5,8 +5,9 @@ summary.json, curves.json, hhh.jsonl (a margin an item), rewardbench.json (the
 layout of RewardBench's result files), data_report.json, report_card.html and
 plots/*.png. No output holds text of a transcript.
 
-Files of others, by path; one that is empty or absent is skipped, which is said
-and recorded:
+Files of others, by path; one that is not named is skipped, which is said and
+recorded. Items that do not fit a row with their whole prompt, or leave nothing
+to choose, are left out and counted:
   hhh: the HHH alignment evaluation. Candidates are shuffled.
   reward_bench: RewardBench's comparisons.
   xstest: XSTest. It holds prompts and no replies, so the probe scores fixed
@@ -84,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     raise InputError(
       f'no test pair fits a row of {judge.row_length} tokens: {judged.counts}'
     )
-  notes += judged.notes('Test pairs', judge.row_length)
+  late = judged.notes('Test pairs', judge.row_length)
   rows = pm.eval_rows(held_out.pairs, judged.ids, *judged.scores.T)
   settings = {name: config[name] for name in (*CARD, 'seed')}
   card = report_card.card(rows, **settings)
@@ -102,12 +103,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   name = config.name or pathlib.Path(config.pm).resolve().name
   accuracies = _own_accuracies(rows) | found.accuracies
   results = [Result(name, accuracies), *outside.compare]
+  late += [*found.notes, *card.notes, *_incomplete(results)]
+  for note in late:
+    comparisons.say(note)
   findings = Findings(
     name=name,
     numbers=numbers,
     card=card,
     results=results,
-    notes=[*notes, *found.notes, *card.notes, *_incomplete(results)],
+    notes=notes + late,
     settings={'pm_report': workdir_lib.read_config(folder), 'pm': there},
   )
   _write(folder, findings, judged.counts | held_out.counts, found.hhh)

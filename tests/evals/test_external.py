@@ -150,6 +150,12 @@ def test_reward_bench_counts_a_tie_as_a_loss():
   }
 
 
+def test_candidates_of_one_text_tie_whatever_rounding_says():
+  items = [item(0, texts=(' x', ' x')), item(1, texts=(' x', ' x')), item(0)]
+  wins = external.subset_accuracies(items, [1 + 1e-7, 1, 1], [1, 1 + 1e-7, 0])
+  assert wins == {'a': 1 / 3}
+
+
 def test_reward_bench_rows(tmp_path):
   row = {'prompt': 'Q', 'chosen': 'good', 'rejected': 'bad', 'subset': 'hep-go'}
   path = write(tmp_path / 'r.jsonl', [row | {'id': 3}] * 20)
@@ -182,6 +188,7 @@ def test_xstest(tmp_path, name):
     ('a,b\n1,2\n', 'row 1'),
     ('id,prompt,label\n1,A,safe\n', 'no prompt is unsafe'),
     ('', 'no prompt is safe or unsafe'),
+    (XSTEST + '3,Bad,z,safe\n', 'row 3: its prompt is there as safe and as'),
   ],
 )
 def test_a_bad_xstest_file_is_refused(tmp_path, text, message):

@@ -242,7 +242,11 @@ def test_the_result_file_has_whole_subsets_only(finished):
   assert 'math-prm' not in ours  # its one item fits no row
   left_out = ' '.join(read(folder, 'data_report')['left_out'])
   assert 'math-prm is left out' in left_out
-  assert 'of 5 pairs 1 do not fit a row of 128 tokens' in left_out
+  text = (
+    'RewardBench: 1 of 5 items are left out: 1 that do not fit a row of 128'
+  )
+  assert text in left_out
+  assert f'hh_jax: {text}' in finished[1].err  # though it was known late
   assert 'chat of pm is left out: it lacks 4 of 5 subsets' in left_out
   assert read(folder, 'curves')['reward_bench'] == [
     {'model': 'pm'},
@@ -275,13 +279,11 @@ def test_a_finished_card_is_left_as_it_is(chain, finished, monkeypatch):
 
 
 def test_what_is_skipped_is_said_and_recorded(chain, tmp_path, no_drawing):
-  flags = '--config.hhh=nowhere.jsonl', '--config.thresholds=()'
-  done = run(chain, tmp_path / 'card', *flags)
+  done = run(chain, tmp_path / 'card', '--config.thresholds=(99.0,)')
   assert done.code == 0, done.err
   left_out = read(tmp_path / 'card', 'data_report')['left_out']
   for text in (
-    'The HHH alignment evaluation is skipped: config.hhh nowhere.jsonl does '
-    'not exist.',
+    'The HHH alignment evaluation is skipped: config.hhh is empty.',
     'RewardBench is skipped: config.reward_bench is empty.',
     'The XSTest probe is skipped: config.xstest is empty.',
     'The BBQ probe is skipped: config.bbq is empty.',
@@ -465,6 +467,11 @@ REFUSED = {
   'bbq=(1,)': 'config.bbq: 1 is not a path',
   'rater_agreement=0.4': 'agreement of raters 0.4 is not in [0.5, 1]',
   "compare=('nowhere.json',)": 'nowhere.json: No such file',
+  "compare=('a.json', './a.json')": 'config.compare: ./a.json is there twice',
+  "bbq=('b.jsonl', 'b.jsonl')": 'config.bbq: b.jsonl is there twice',
+  'hhh=nowhere.jsonl': 'nowhere.jsonl: no such file',
+  'reward_bench=nowhere.jsonl': 'nowhere.jsonl: no such file',
+  'xstest=nowhere.csv': 'nowhere.csv: cannot be read: ',
   'data=hh_rlhf': "config.data is 'hh_rlhf'",
 }
 
