@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from hh_jax.errors import InputError
 
 MAX_TURNS = 5  # dialogues of this many turns or more are reported together
+MIN_PER_BIN = 10  # pairs in a bin of a calibration that means something, ours
 
 
 class Calibration(NamedTuple):
@@ -116,6 +117,11 @@ def calibration(margins: ArrayLike, num_bins: int) -> Calibration:
     *wilson_interval(share, count),
     count,
   )
+
+
+def fitting_bins(num_bins: int, num_pairs: int) -> int:
+  """num_bins, or as many as MIN_PER_BIN pairs a bin allow; 1 or more."""
+  return min(num_bins, max(1, num_pairs // MIN_PER_BIN))
 
 
 def expected_calibration_error(bins: Calibration) -> float:
@@ -267,7 +273,8 @@ def _ceiling_report(pairs: _Pairs) -> dict[str, float]:
 def _full_report(
   pairs: _Pairs, num_bins: int, **bootstrap: int
 ) -> dict[str, float]:
-  bins = calibration(pairs.margins, min(num_bins, pairs.margins.size))
+  num_bins = fitting_bins(num_bins, pairs.margins.size)
+  bins = calibration(pairs.margins, num_bins)
   return {
     **_interval_report(pairs, **bootstrap),
     **_length_report(pairs, **bootstrap),

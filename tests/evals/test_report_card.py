@@ -11,7 +11,7 @@ BOOTSTRAP = {'num_samples': 200, 'seed': 0}
 SETTINGS = dict(
   thresholds=(-9.0, 0.0, 9.0),
   length_share=0.1,
-  num_bins=2,
+  num_bins=1,
   histogram_bins=4,
   **BOOTSTRAP,
 )
@@ -240,7 +240,7 @@ def test_card_by_hand():
   assert 'pm/bayes_ceiling' not in card.numbers
   assert set(card.thresholds) == {'all', 'helpful', 'harmless', 'other'}
   assert card.notes == []
-  np.testing.assert_array_equal(card.bins.count, [2, 2])
+  np.testing.assert_array_equal(card.bins.count, [4])
   assert card.histogram.chosen.sum() == 4
 
 
@@ -316,6 +316,14 @@ def test_card_refuses_a_score_that_is_no_number(score):
     report_card.card([row(1.0, 0.0), row(1.0, score)], **SETTINGS)
 
 
+def test_card_refuses_bins_that_hold_next_to_nothing():
+  rows = [row(float(i % 3), 1.0) for i in range(29)]
+  settings = SETTINGS | {'num_bins': 2}
+  assert report_card.card(rows, **settings).bins.count.tolist() == [15, 14]
+  with pytest.raises(InputError, match='3 is above 2: the pairs are 29'):
+    report_card.card(rows, **settings | {'num_bins': 3})
+
+
 def test_card_refuses_no_rows():
   with pytest.raises(InputError, match='no held-out pairs'):
     report_card.card([], **SETTINGS)
@@ -326,6 +334,9 @@ def test_card_refuses_no_rows():
   [
     ({'num_bins': 0}, 'config.num_bins 0'),
     ({'num_samples': -1}, 'config.num_samples -1'),
+    ({'num_samples': 99}, 'config.num_samples 99 is below 100'),
+    ({'thresholds': ()}, 'name one or more, each once'),
+    ({'thresholds': (1.0, 1.0)}, 'name one or more, each once'),
     ({'length_share': 1.0}, 'config.length_share 1.0'),
     ({'thresholds': ('a',)}, "config.thresholds: 'a'"),
     ({'thresholds': (float('nan'),)}, 'config.thresholds: nan'),

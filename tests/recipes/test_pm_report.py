@@ -20,7 +20,10 @@ from tests.conftest import REPO
 from tests.recipes import chain as chain_lib
 
 CONFIG = str(REPO / 'configs' / 'pm_report.py')
-FAST = ('--config.num_samples=50', '--config.invariance_pairs=8')
+FAST = (
+  *('--config.num_samples=100', '--config.invariance_pairs=8'),
+  '--config.num_bins=1',  # of 16 pairs
+)
 PLOTS = {'pm_groups', 'pm_thresholds', 'pm_calibration', 'pm_scores'}
 SECRET = 'tulips and turnips'  # in every outside text
 
@@ -458,6 +461,9 @@ REFUSED = {
   'tokenizer=': 'config.tokenizer is empty',
   'batch_size=6': 'config.batch_size 6 is not divisible by fsdp=4',
   'num_bins=0': 'config.num_bins 0 is not 1 or more',
+  'num_samples=99': 'config.num_samples 99 is below 100',
+  'thresholds=()': 'config.thresholds (): name one or more',
+  'thresholds=(1,1.0)': 'config.thresholds (1.0, 1.0): name one or more, each',
   'length_share=2.0': 'config.length_share 2.0',
   'thresholds=(1e999,)': 'config.thresholds[0] is inf',
   'invariance_pairs=0': 'config.invariance_pairs 0',
@@ -480,6 +486,13 @@ REFUSED = {
 def test_a_bad_setting_is_refused(chain, tmp_path, flag):
   done = run(chain, tmp_path / 'card', f'--config.{flag}')
   assert REFUSED[flag] in done.error
+  assert not (tmp_path / 'card').exists()
+
+
+def test_more_bins_than_the_pairs_fill_are_refused(chain, tmp_path):
+  done = run(chain, tmp_path / 'card', '--config.num_bins=2')
+  assert done.code == 2
+  assert 'config.num_bins 2 is above 1: the pairs are 16' in done.err
   assert not (tmp_path / 'card').exists()
 
 
