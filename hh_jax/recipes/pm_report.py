@@ -100,7 +100,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     **_invariance(config, judge, held_out.pairs, judged),
     **found.numbers,
   }
-  name = config.name or pathlib.Path(config.pm).resolve().name
+  name = config.name or ensembles.name(config)
   accuracies = _own_accuracies(rows) | found.accuracies
   results = [Result(name, accuracies), *outside.compare]
   late += [*found.notes, *card.notes, *_incomplete(results)]
