@@ -87,6 +87,46 @@ def bootstrap_interval(
   return float(low), float(high)
 
 
+def mean_interval(
+  values: ArrayLike,
+  *,
+  groups: ArrayLike,
+  lowest: float = 0.0,
+  num_samples: int,
+  seed: int,
+) -> tuple[float, float]:
+  """95 % interval of the mean of values [N] in [lowest, 1].
+
+  Groups [N] are resampled; where that gives no spread, as for one group or
+  equal values, the interval is that of `without_spread`.
+  """
+  low, high = bootstrap_interval(
+    values, num_samples=num_samples, seed=seed, groups=groups
+  )
+  if has_spread(low, high):
+    return low, high
+  num_groups = np.unique(np.asarray(groups)).size
+  return without_spread(float(np.mean(values)), num_groups, lowest=lowest)
+
+
+def has_spread(low: float, high: float) -> bool:
+  """Whether an interval has a width that is more than rounding."""
+  return high - low > 1e-9
+
+
+def without_spread(
+  mean: float, num_groups: int, *, lowest: float = 0.0
+) -> tuple[float, float]:
+  """Interval of a mean in [lowest, 1] that resampling says nothing of.
+
+  Wilson's, as if each group were one draw of `lowest` or 1 (our choice, on the
+  cautious side).
+  """
+  share = np.clip((mean - lowest) / (1 - lowest), 0, 1)
+  low, high = wilson_interval(share, num_groups)
+  return float(lowest + (1 - lowest) * low), float(lowest + (1 - lowest) * high)
+
+
 def wilson_interval(
   share: ArrayLike, count: ArrayLike, *, z: float = 1.96
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +275,7 @@ def _columns(rows: Sequence[Mapping]) -> _Pairs:
 
 
 def _interval_report(pairs: _Pairs, **bootstrap: int) -> dict[str, float]:
-  low, high = bootstrap_interval(
+  low, high = mean_interval(
     outcomes(pairs.margins), groups=pairs.conversations, **bootstrap
   )
   return {
@@ -250,7 +290,9 @@ def _length_report(pairs: _Pairs, **bootstrap: int) -> dict[str, float]:
   longer = accuracy(pairs.lengths)
   sign = 1 if longer >= 0.5 else -1  # the better of the two length rules
   gains = outcomes(pairs.margins) - outcomes(sign * pairs.lengths)
-  low, high = bootstrap_interval(gains, groups=pairs.conversations, **bootstrap)
+  low, high = mean_interval(
+    gains, groups=pairs.conversations, lowest=-1.0, **bootstrap
+  )
   return {
     'longer_rule': longer,
     'shorter_rule': 1 - longer,

@@ -72,18 +72,13 @@ def share(
 ) -> Share:
   """Mean of outcomes [N] in [0, 1]; the interval resamples groups [N].
 
-  Outcomes that are all equal have nothing to resample: Wilson's interval over
-  the number of groups instead (our choice). Raises ValueError for N = 0.
+  As evals/preference.mean_interval. Raises ValueError for N = 0.
   """
   outcomes = np.asarray(outcomes, np.float64)
-  if outcomes.size and np.ptp(outcomes) == 0:
-    num_groups = np.unique(np.asarray(groups)).size
-    low, high = preference.wilson_interval(outcomes[0], num_groups)
-  else:
-    low, high = preference.bootstrap_interval(
-      outcomes, num_samples=num_samples, seed=seed, groups=groups
-    )
-  return Share(float(outcomes.mean()), float(low), float(high), outcomes.size)
+  low, high = preference.mean_interval(
+    outcomes, groups=groups, num_samples=num_samples, seed=seed
+  )
+  return Share(float(outcomes.mean()), low, high, outcomes.size)
 
 
 def centre(chosen: ArrayLike, rejected: ArrayLike) -> float:

@@ -131,7 +131,8 @@ def _what_this_is(findings: Findings) -> list[Html]:
     f'Scores of the preference model (PM) {findings.name} on '
     f'{_scored(findings.numbers)}. One PM unit multiplies the odds of being '
     'preferred by e (Bai et al. 2022, 2.1). Intervals are 95 %; those of '
-    'accuracies resample conversations.',
+    'accuracies resample conversations; where that has nothing to vary they '
+    'are Wilson’s over conversations.',
   )
   if findings.is_gold_data:
     return [text, report_parts.simulator_warning()]

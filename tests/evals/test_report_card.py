@@ -244,6 +244,19 @@ def test_card_by_hand():
   assert card.histogram.chosen.sum() == 4
 
 
+@pytest.mark.parametrize(
+  ('counts', 'ticks'),
+  [([300, 700], [100, 1000]), ([2, 150], [1, 10, 100, 1000]), ([1], [1, 10])],
+)
+def test_pairs_are_drawn_by_decades(counts, ticks):
+  some = np.linspace(0, 1, len(counts))
+  curve = report_card.Thresholds(*[some] * 4, np.array(counts))
+  _, below = figures.threshold_accuracy({'all': curve}).axes
+  assert below.get_yticks().tolist() == ticks
+  labels = below.get_yticklabels(minor=True)
+  assert not any(label.get_text() for label in labels)
+
+
 def test_one_kind_is_not_drawn_twice():
   rows = [row(1.0, 0.0, source='helpful-base'), row(0.0, 2.0)]
   assert 'helpful' in report_card.card(rows, **SETTINGS).thresholds
@@ -284,8 +297,8 @@ def test_what_cannot_be_said_is_noted():
 def test_a_pm_that_knows_nothing_gets_a_card():
   card = report_card.card([row(0.0, 0.0)] * 5, **SETTINGS)
   assert card.numbers['pm/accuracy'] == 0.5
-  assert card.numbers['pm/accuracy_low'] == 0.5  # ties alone to resample
-  assert card.numbers['kind/other/accuracy_low'] < 0.5
+  low = card.numbers['pm/accuracy_low']  # ties alone: nothing to resample
+  assert low == card.numbers['kind/other/accuracy_low'] < 0.5
   assert card.histogram.chosen.sum() == 5
   assert set(card.thresholds['all'].threshold) == {-9}
   drawings = (
