@@ -65,6 +65,9 @@ def read(
     for name, label in LABELS.items()
     if not config[name]
   ]
+  for name in readers:
+    if config[name] and not pathlib.Path(config[name]).is_file():
+      raise InputError(f'config.{name}: {config[name]}: no such file')
   found = {
     name: reader(config[name]) if config[name] else []
     for name, reader in readers.items()

@@ -475,9 +475,9 @@ REFUSED = {
   "compare=('nowhere.json',)": 'nowhere.json: No such file',
   "compare=('a.json', './a.json')": 'config.compare: ./a.json is there twice',
   "bbq=('b.jsonl', 'b.jsonl')": 'config.bbq: b.jsonl is there twice',
-  'hhh=nowhere.jsonl': 'nowhere.jsonl: no such file',
-  'reward_bench=nowhere.jsonl': 'nowhere.jsonl: no such file',
-  'xstest=nowhere.csv': 'nowhere.csv: cannot be read: ',
+  'hhh=nowhere.jsonl': 'config.hhh: nowhere.jsonl: no such file',
+  'reward_bench=nowhere': 'config.reward_bench: nowhere: no such file',
+  'xstest=nowhere.csv': 'config.xstest: nowhere.csv: no such file',
   'data=hh_rlhf': "config.data is 'hh_rlhf'",
 }
 
