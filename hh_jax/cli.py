@@ -167,8 +167,10 @@ def _parse_value(key: str, text: str, kind: type, old: Any) -> Any:
   if kind is float and type(value) is int:
     value = float(value)
   if kind in (list, tuple) and isinstance(value, list | tuple):
-    value = kind(value)
     of = {type(x) for x in old or ()}
+    value = kind(
+      float(x) if of == {float} and type(x) is int else x for x in value
+    )
     fits = not of or {type(x) for x in value} <= of
   else:
     fits = kind is type(None) or type(value) is kind

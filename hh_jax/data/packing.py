@@ -24,6 +24,7 @@ class PairTokens:
   label: float = 1.0  # as of examples.Pair, the next two also
   margin: float = 0.0
   weight: float = 1.0
+  is_cut: bool = False  # whether the prompt lost its start
 
   def __len__(self) -> int:
     return len(self.prompt) + len(self.chosen) + len(self.rejected)
@@ -54,8 +55,9 @@ def encode_pairs(
       out.append(None)
       continue
     counts['kept'] += 1
-    counts['prompt_cut'] += len(prompt) > room
-    about = (pair.label, pair.margin, pair.weight)
+    is_cut = len(prompt) > room
+    counts['prompt_cut'] += is_cut
+    about = (pair.label, pair.margin, pair.weight, is_cut)
     out.append(PairTokens(prompt[-room:], chosen, rejected, *about))
   return out, counts
 

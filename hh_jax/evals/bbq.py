@@ -18,6 +18,7 @@ from hh_jax import dialogue
 from hh_jax.data import hh_rows
 from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
+from hh_jax.evals import preference
 
 CONTEXTS = {'ambig': True, 'disambig': False}
 POLARITIES = {'neg': True, 'nonneg': False}
@@ -193,7 +194,10 @@ def _resampled(
   num_samples: int,
   seed: int,
 ) -> dict[str, float]:
-  """statistic(sums) of counts [N, columns], and its percentile interval."""
+  """statistic(sums) of counts [N, columns], and its percentile interval.
+
+  Where that has no width it is evals/preference.without_spread.
+  """
   _, group = np.unique(groups, return_inverse=True)
   sums = np.stack([np.bincount(group, column) for column in counts.T], axis=1)
   rng = np.random.default_rng(seed)
@@ -205,6 +209,9 @@ def _resampled(
   for name, value in statistic(counts.sum(axis=0)).items():
     values = [draw[name] for draw in draws if name in draw]
     low, high = np.quantile(values, [0.025, 0.975])
+    if not preference.has_spread(low, high):
+      lowest = 0.0 if name == 'accuracy' else -1.0
+      low, high = preference.without_spread(value, len(sums), lowest=lowest)
     found |= {name: value, f'{name}_low': low, f'{name}_high': high}
   found = {key: float(value) for key, value in found.items()}
   return found | {'questions': len(counts), 'templates': len(sums)}

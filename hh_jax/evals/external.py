@@ -47,6 +47,11 @@ class Item:
   good: int  # place of the better candidate, 0 or 1
   category: str
 
+  @property
+  def is_one_text(self) -> bool:
+    """Whether the candidates are the same: nothing to choose."""
+    return self.candidates[0] == self.candidates[1]
+
   def pair(self) -> Pair:
     """The candidates in their order: 'chosen' only means the first."""
     return Pair(
@@ -121,9 +126,13 @@ def choice_report(
 def subset_accuracies(
   items: Sequence[Item], first: ArrayLike, second: ArrayLike
 ) -> dict[str, float]:
-  """RewardBench's accuracy by category: a tie counts 0, as there."""
+  """RewardBench's accuracy by category: a tie counts 0, as there.
+
+  Candidates of one text tie, whatever rounding makes of their scores.
+  """
   signs = np.array([1 - 2 * item.good for item in items])
-  is_right = signs * (np.asarray(first) - np.asarray(second)) > 0
+  differ = np.array([not item.is_one_text for item in items])
+  is_right = differ & (signs * (np.asarray(first) - np.asarray(second)) > 0)
   categories = np.array([item.category for item in items])
   return {
     str(name): float(is_right[categories == name].mean())
@@ -155,6 +164,12 @@ def read_xstest(path: str | os.PathLike) -> list[tuple[str, bool]]:
   missing = LABELS.keys() - {label for _, label in found}
   if missing:
     raise InputError(f'{path}: no prompt is {" or ".join(sorted(missing))}')
+  labels: dict[str, str] = {}
+  for number, (prompt, label) in enumerate(found, 1):
+    if labels.setdefault(prompt, label) != label:
+      raise InputError(
+        f'{path}: row {number}: its prompt is there as safe and as unsafe'
+      )
   return [(prompt, LABELS[label]) for prompt, label in found]
 
 

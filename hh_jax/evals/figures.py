@@ -172,7 +172,7 @@ def calibration(
   name = 'calibrated: 1 / (1 + exp(−Δ))'
   ax.plot(line, preference.sigmoid(line), '--', color=INK, lw=1, label=name)
   bars = np.abs(np.stack([bins.low, bins.high]) - bins.accuracy)
-  measured = f'held-out, {bins.count.max():,} pairs a bin, 95 % interval'
+  measured = f'test pairs, {bins.count.max():,} pairs a bin, 95 % interval'
   _points(
     ax, Series(measured, bins.margin, bins.accuracy, bars), (BLUE, 'o'), ''
   )
@@ -206,10 +206,20 @@ def threshold_accuracy(curves: Mapping[str, Thresholds]) -> figure.Figure:
   _percent(ax.yaxis)
   ax.set_ylabel('Accuracy')
   below.set_yscale('log')
+  _decades(below, np.concatenate([one.count for one in curves.values()]))
   below.set_ylabel('Pairs (log)', fontsize=9)
   below.set_xlabel('Both scores above (PM units; mean score 0)')
   _legend_below(drawing, ax, num_columns=5)
   return drawing
+
+
+def _decades(ax: Axes, values: np.ndarray) -> None:
+  """A log axis whose ticks are the powers of ten around positive values."""
+  low = np.floor(np.log10(values.min()))
+  high = max(np.ceil(np.log10(values.max())), low + 1)
+  ax.set_ylim(10**low, 10**high)
+  ax.set_yticks(10.0 ** np.arange(low, high + 1))
+  ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def score_histogram(counts: Histogram) -> figure.Figure:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from hh_jax.errors import InputError
 
 MAX_TURNS = 5  # dialogues of this many turns or more are reported together
+MIN_PER_BIN = 10  # pairs in a bin of a calibration that means something, ours
 
 
 class Calibration(NamedTuple):
@@ -86,6 +87,46 @@ def bootstrap_interval(
   return float(low), float(high)
 
 
+def mean_interval(
+  values: ArrayLike,
+  *,
+  groups: ArrayLike,
+  lowest: float = 0.0,
+  num_samples: int,
+  seed: int,
+) -> tuple[float, float]:
+  """95 % interval of the mean of values [N] in [lowest, 1].
+
+  Groups [N] are resampled; where that gives no spread, as for one group or
+  equal values, the interval is that of `without_spread`.
+  """
+  low, high = bootstrap_interval(
+    values, num_samples=num_samples, seed=seed, groups=groups
+  )
+  if has_spread(low, high):
+    return low, high
+  num_groups = np.unique(np.asarray(groups)).size
+  return without_spread(float(np.mean(values)), num_groups, lowest=lowest)
+
+
+def has_spread(low: float, high: float) -> bool:
+  """Whether an interval has a width that is more than rounding."""
+  return high - low > 1e-9
+
+
+def without_spread(
+  mean: float, num_groups: int, *, lowest: float = 0.0
+) -> tuple[float, float]:
+  """Interval of a mean in [lowest, 1] that resampling says nothing of.
+
+  Wilson's, as if each group were one draw of `lowest` or 1 (our choice, on the
+  cautious side).
+  """
+  share = np.clip((mean - lowest) / (1 - lowest), 0, 1)
+  low, high = wilson_interval(share, num_groups)
+  return float(lowest + (1 - lowest) * low), float(lowest + (1 - lowest) * high)
+
+
 def wilson_interval(
   share: ArrayLike, count: ArrayLike, *, z: float = 1.96
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +157,11 @@ def calibration(margins: ArrayLike, num_bins: int) -> Calibration:
     *wilson_interval(share, count),
     count,
   )
+
+
+def fitting_bins(num_bins: int, num_pairs: int) -> int:
+  """num_bins, or as many as MIN_PER_BIN pairs a bin allow; 1 or more."""
+  return min(num_bins, max(1, num_pairs // MIN_PER_BIN))
 
 
 def expected_calibration_error(bins: Calibration) -> float:
@@ -229,7 +275,7 @@ def _columns(rows: Sequence[Mapping]) -> _Pairs:
 
 
 def _interval_report(pairs: _Pairs, **bootstrap: int) -> dict[str, float]:
-  low, high = bootstrap_interval(
+  low, high = mean_interval(
     outcomes(pairs.margins), groups=pairs.conversations, **bootstrap
   )
   return {
@@ -244,7 +290,9 @@ def _length_report(pairs: _Pairs, **bootstrap: int) -> dict[str, float]:
   longer = accuracy(pairs.lengths)
   sign = 1 if longer >= 0.5 else -1  # the better of the two length rules
   gains = outcomes(pairs.margins) - outcomes(sign * pairs.lengths)
-  low, high = bootstrap_interval(gains, groups=pairs.conversations, **bootstrap)
+  low, high = mean_interval(
+    gains, groups=pairs.conversations, lowest=-1.0, **bootstrap
+  )
   return {
     'longer_rule': longer,
     'shorter_rule': 1 - longer,
@@ -267,7 +315,8 @@ def _ceiling_report(pairs: _Pairs) -> dict[str, float]:
 def _full_report(
   pairs: _Pairs, num_bins: int, **bootstrap: int
 ) -> dict[str, float]:
-  bins = calibration(pairs.margins, min(num_bins, pairs.margins.size))
+  num_bins = fitting_bins(num_bins, pairs.margins.size)
+  bins = calibration(pairs.margins, num_bins)
   return {
     **_interval_report(pairs, **bootstrap),
     **_length_report(pairs, **bootstrap),

@@ -15,6 +15,7 @@ from hh_jax.errors import InputError
 from hh_jax.evals import preference
 
 KINDS = ('helpful', 'harmless')  # what a source's name says it compares
+MIN_SAMPLES = 100  # of the bootstrap: fewer do not tell the ends of 95 %
 
 
 class Share(NamedTuple):
@@ -71,18 +72,13 @@ def share(
 ) -> Share:
   """Mean of outcomes [N] in [0, 1]; the interval resamples groups [N].
 
-  Outcomes that are all equal have nothing to resample: Wilson's interval over
-  the number of groups instead (our choice). Raises ValueError for N = 0.
+  As evals/preference.mean_interval. Raises ValueError for N = 0.
   """
   outcomes = np.asarray(outcomes, np.float64)
-  if outcomes.size and np.ptp(outcomes) == 0:
-    num_groups = np.unique(np.asarray(groups)).size
-    low, high = preference.wilson_interval(outcomes[0], num_groups)
-  else:
-    low, high = preference.bootstrap_interval(
-      outcomes, num_samples=num_samples, seed=seed, groups=groups
-    )
-  return Share(float(outcomes.mean()), float(low), float(high), outcomes.size)
+  low, high = preference.mean_interval(
+    outcomes, groups=groups, num_samples=num_samples, seed=seed
+  )
+  return Share(float(outcomes.mean()), low, high, outcomes.size)
 
 
 def centre(chosen: ArrayLike, rejected: ArrayLike) -> float:
@@ -234,6 +230,8 @@ def check(
   for name, value in counts.items():
     if value < 1:
       raise InputError(f'config.{name} {value} is not 1 or more')
+  if num_samples < MIN_SAMPLES:
+    raise InputError(f'config.num_samples {num_samples} is below {MIN_SAMPLES}')
   if not 0 <= length_share < 1:
     raise InputError(f'config.length_share {length_share} is not in [0, 1)')
   for t in thresholds:
@@ -241,6 +239,10 @@ def check(
       raise InputError(f'config.thresholds: {t!r} is not a number')
     if not np.isfinite(t):
       raise InputError(f'config.thresholds: {t} is not finite')
+  if not thresholds or len(set(thresholds)) < len(thresholds):
+    raise InputError(
+      f'config.thresholds {tuple(thresholds)}: name one or more, each once'
+    )
 
 
 def card(
@@ -257,10 +259,17 @@ def card(
 
   Its scalars stand under `pm/`, the others under `kind/`, `threshold/SET/T/`,
   `length/` and `score/`. Intervals are 95 % and resample conversations.
-  Raises InputError where there are no rows, or for a bad one.
+  Raises InputError where there are no rows, for a bad one, and for more bins
+  than the pairs fill.
   """
   bootstrap = {'num_samples': num_samples, 'seed': seed}
   report = preference.pm_report(rows, num_bins=num_bins, **bootstrap)
+  most = preference.fitting_bins(num_bins, len(rows))
+  if num_bins > most:
+    raise InputError(
+      f'config.num_bins {num_bins} is above {most}: the pairs are {len(rows)}, '
+      f'and a bin needs {preference.MIN_PER_BIN}'
+    )
   numbers = {key.replace('eval', 'pm', 1): v for key, v in report.items()}
   chosen, rejected = (
     np.array([row[f'score_{side}'] for row in rows], np.float64)
@@ -275,7 +284,6 @@ def card(
     *(chosen - zero, rejected - zero, groups, kinds, thresholds), **bootstrap
   )
   lengths, notes = _length_report(rows, groups, length_share, **bootstrap)
-  num_bins = min(num_bins, len(rows))
   return Card(
     numbers=numbers | in_sets | lengths,
     margins=chosen - rejected,

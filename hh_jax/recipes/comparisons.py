@@ -43,6 +43,7 @@ def held_out(
       f'{counts["identical_replies"]} of {len(given)} test pairs are two '
       'identical transcripts: left out.'
     )
+    say(notes[-1])
   apart = pairs if trained is None else examples.apart(pairs, trained)
   if trained is not None:
     counts['in_training_conversations'] = len(pairs) - len(apart)

@@ -43,6 +43,14 @@ def members(config: Any) -> tuple[str, ...]:
   return (config.pm, *config.ensemble.others)
 
 
+def name(config: Any) -> str:
+  """'pm', or 'mean of pm, pm1': the directories of the runs."""
+  names = [pathlib.Path(run).resolve().name for run in members(config)]
+  if len(names) == 1:
+    return names[0]
+  return f'{config.ensemble.how.replace("_", " ")} of {", ".join(names)}'
+
+
 def notes(config: Any) -> list[str]:
   """What a report has to say about an ensemble."""
   settings = config.ensemble
@@ -73,9 +81,10 @@ def load(
   """
   check(config)
   runs = members(config)
+  links = ['pm'] + ['ensemble.others'] * (len(runs) - 1)
   trees = [
-    common.load_params({'pm': run}, 'pm', model, mesh, fingerprint=fingerprint)
-    for run in runs
+    common.load_params({link: run}, link, model, mesh, fingerprint=fingerprint)
+    for run, link in zip(runs, links, strict=True)
   ]
   if len(runs) == 1:
     return trees[0]

@@ -5,8 +5,9 @@ summary.json, curves.json, hhh.jsonl (a margin an item), rewardbench.json (the
 layout of RewardBench's result files), data_report.json, report_card.html and
 plots/*.png. No output holds text of a transcript.
 
-Files of others, by path; one that is empty or absent is skipped, which is said
-and recorded:
+Files of others, by path; one that is not named is skipped, which is said and
+recorded. Items that do not fit a row with their whole prompt, or leave nothing
+to choose, are left out and counted:
   hhh: the HHH alignment evaluation. Candidates are shuffled.
   reward_bench: RewardBench's comparisons.
   xstest: XSTest. It holds prompts and no replies, so the probe scores fixed
@@ -31,7 +32,7 @@ import ml_collections
 import numpy as np
 
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import sources
+from hh_jax.data import examples, sources
 from hh_jax.data.examples import Pair
 from hh_jax.data.sources import Source
 from hh_jax.errors import InputError
@@ -58,7 +59,8 @@ class HeldOut(NamedTuple):
 
   pairs: list[Pair]
   counts: dict[str, int]  # left out, and why
-  numbers: dict[str, float]  # overlap/..., train/...
+  numbers: dict[str, float]  # train/..., shares of the training pairs
+  trained: list[Pair] | None  # None: not known
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
@@ -83,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     raise InputError(
       f'no test pair fits a row of {judge.row_length} tokens: {judged.counts}'
     )
-  notes += judged.notes('Test pairs', judge.row_length)
+  late = judged.notes('Test pairs', judge.row_length)
   rows = pm.eval_rows(held_out.pairs, judged.ids, *judged.scores.T)
   settings = {name: config[name] for name in (*CARD, 'seed')}
   card = report_card.card(rows, **settings)
@@ -93,19 +95,23 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   numbers = {
     **card.numbers,
     **held_out.numbers,
+    **_overlap(held_out, judged.ids),
     **_ceiling(config),
     **_invariance(config, judge, held_out.pairs, judged),
     **found.numbers,
   }
-  name = config.name or pathlib.Path(config.pm).resolve().name
+  name = config.name or ensembles.name(config)
   accuracies = _own_accuracies(rows) | found.accuracies
   results = [Result(name, accuracies), *outside.compare]
+  late += [*found.notes, *card.notes, *_incomplete(results)]
+  for note in late:
+    comparisons.say(note)
   findings = Findings(
     name=name,
     numbers=numbers,
     card=card,
     results=results,
-    notes=[*notes, *found.notes, *card.notes, *_incomplete(results)],
+    notes=notes + late,
     settings={'pm_report': workdir_lib.read_config(folder), 'pm': there},
   )
   _write(folder, findings, judged.counts | held_out.counts, found.hhh)
@@ -152,8 +158,20 @@ def _held_out(
   if trained is not None:
     kinds = collections.Counter(report_card.kind(p.source) for p in trained)
     numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
-    numbers['overlap/pairs'] = kept.counts['in_training_conversations']
-  return HeldOut(kept.pairs, kept.counts, numbers)
+  return HeldOut(kept.pairs, kept.counts, numbers, trained)
+
+
+def _overlap(held_out: HeldOut, ids: np.ndarray) -> dict[str, int]:
+  """Test pairs of training conversations: `overlap/found` of all of them,
+  `overlap/kept` of those that are scored; nothing where nobody knows."""
+  if held_out.trained is None:
+    return {}
+  scored = [held_out.pairs[i] for i in ids]
+  apart = examples.apart(scored, held_out.trained)
+  return {
+    'overlap/found': held_out.counts['in_training_conversations'],
+    'overlap/kept': len(scored) - len(apart),
+  }
 
 
 def _source_of(there: Mapping[str, Any]) -> Source:

@@ -24,7 +24,15 @@ class Scores(NamedTuple):
 
   ids: np.ndarray  # int [K], rising, into the pairs that were given
   scores: np.ndarray  # float64 [K, 2], chosen and rejected, PM units
+  is_cut: np.ndarray  # bool [K], whether the prompt lost its start
   counts: dict[str, int]  # kept, prompt_cut, dropped_over_long
+
+  def whole(self, count: int) -> np.ndarray:
+    """[count, 2], the scores of all pairs that were given; NaN for those that
+    do not fit a row with their whole prompt."""
+    found = np.full((count, 2), np.nan)
+    found[self.ids[~self.is_cut]] = self.scores[~self.is_cut]
+    return found
 
   def notes(self, label: str, row_length: int) -> list[str]:
     """A remark on the pairs that are cut or left out, if there are any."""
@@ -68,7 +76,9 @@ class Judge:
       pairs, self.tokenizer, row_length=self.row_length
     )
     if not counts['kept']:
-      return Scores(np.empty(0, int), np.empty((0, 2)), counts)
+      return Scores(
+        np.empty(0, int), np.empty((0, 2)), np.empty(0, bool), counts
+      )
     rows = packing.pack_pairs(
       tokens, row_length=self.row_length, max_pairs=self.max_pairs
     )
@@ -80,7 +90,9 @@ class Judge:
       raise InputError(
         f'config.pm: the scores of {broken} of {len(ids)} pairs are not finite'
       )
-    return Scores(ids[order], scores, counts)
+    ids = ids[order]
+    is_cut = np.array([tokens[i].is_cut for i in ids])
+    return Scores(ids, scores, is_cut, counts)
 
 
 def make_judge(

@@ -1,11 +1,12 @@
 """The report card's part on files of others: see recipes/pm_report."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -16,12 +17,14 @@ from hh_jax.evals.external import Item
 from hh_jax.evals.reward_bench import Result
 from hh_jax.recipes.pm_report_judge import Judge
 
-FILES = {  # config field -> what it is called in remarks
+LABELS = {  # config field -> what it is called in remarks
   'hhh': 'The HHH alignment evaluation',
   'reward_bench': 'RewardBench',
   'xstest': 'The XSTest probe',
+  'bbq': 'The BBQ probe',
 }
-BBQ = 'The BBQ probe'
+PREFIXES = {'hhh': 'hhh', 'reward_bench': 'reward_bench', 'xstest': 'refusal',
+            'bbq': 'bbq'}  # fmt: skip
 
 
 class Outside(NamedTuple):
@@ -57,26 +60,35 @@ def read(
     ),
     'xstest': external.read_xstest,
   }
-  found: dict[str, list] = {}
-  notes = []
-  for name, label in FILES.items():
-    path = config[name]
-    found[name] = []
-    if not path:
-      notes.append(f'{label} is skipped: config.{name} is empty.')
-    elif not pathlib.Path(path).exists():
-      notes.append(f'{label} is skipped: config.{name} {path} does not exist.')
-    else:
-      found[name] = readers[name](path)
+  notes = [
+    f'{label} is skipped: config.{name} is empty.'
+    for name, label in LABELS.items()
+    if not config[name]
+  ]
+  for name in readers:
+    if config[name] and not pathlib.Path(config[name]).is_file():
+      raise InputError(f'config.{name}: {config[name]}: no such file')
+  found = {
+    name: reader(config[name]) if config[name] else []
+    for name, reader in readers.items()
+  }
   for name in ('bbq', 'compare'):
-    for path in config[name]:
-      if not isinstance(path, str):
-        raise InputError(f'config.{name}: {path!r} is not a path')
-  if not config.bbq:
-    notes.append(f'{BBQ} is skipped: config.bbq is empty.')
+    _check_paths(name, config[name])
   questions = [question for path in config.bbq for question in bbq.read(path)]
   compare = [reward_bench.read_result(path) for path in config.compare]
   return Outside(**found, bbq=questions, compare=compare), notes
+
+
+def _check_paths(name: str, paths: Sequence[Any]) -> None:
+  """Raises InputError for what is no path, and for a file that is twice."""
+  seen = set()
+  for path in paths:
+    if not isinstance(path, str):
+      raise InputError(f'config.{name}: {path!r} is not a path')
+    file = pathlib.Path(path).resolve()
+    if file in seen:
+      raise InputError(f'config.{name}: {path} is there twice')
+    seen.add(file)
 
 
 def judge_all(
@@ -99,11 +111,15 @@ def judge_all(
 def _hhh(
   items: Sequence[Item], judge: Judge, found: Found, **bootstrap: int
 ) -> None:
-  fitting, scores = _fitting('hhh', items, judge, found.notes)
-  left_out = len(items) - len(fitting)
+  differ = [item for item in items if not item.is_one_text]
+  fitting, scores = _fitting(differ, judge)
+  reasons = {
+    'whose candidates are one text': len(items) - len(differ),
+    _unfit(judge): len(differ) - len(fitting),
+  }
+  left_out = _leave_out(found, 'hhh', 'items', len(items), reasons)
   if fitting:
     report = external.choice_report(fitting, *scores.T, **bootstrap)
-    report['left_out'] = left_out
     found.numbers.update({f'hhh/{key}': v for key, v in report.items()})
     for item, both in zip(fitting, scores.tolist(), strict=True):
       row = {'category': item.category, 'margin': item.margin(*both)}
@@ -116,7 +132,9 @@ def _hhh(
 
 def _reward_bench(items: Sequence[Item], judge: Judge, found: Found) -> None:
   """Only whole subsets count: a part of one is another set."""
-  fitting, scores = _fitting('reward_bench', items, judge, found.notes)
+  fitting, scores = _fitting(items, judge)
+  reasons = {_unfit(judge): len(items) - len(fitting)}
+  _leave_out(found, 'reward_bench', 'items', len(items), reasons)
   counts, fit = (
     collections.Counter(item.category for item in part)
     for part in (items, fitting)
@@ -136,25 +154,49 @@ def _reward_bench(items: Sequence[Item], judge: Judge, found: Found) -> None:
 
 
 def _fitting(
-  name: str, items: Sequence[Item], judge: Judge, notes: list[str]
+  items: Sequence[Item], judge: Judge
 ) -> tuple[list[Item], np.ndarray]:
-  """The items that fit a row and their scores [K, 2], PM units."""
-  judged = judge([item.pair() for item in items])
-  notes += judged.notes(FILES[name], judge.row_length)
-  return [items[i] for i in judged.ids], judged.scores
+  """Items that fit a row, prompt and all, and their scores [K, 2], PM units."""
+  scores = judge([item.pair() for item in items]).whole(len(items))
+  fits = np.isfinite(scores).all(axis=1)
+  return list(itertools.compress(items, fits)), scores[fits]
+
+
+def _unfit(judge: Judge) -> str:
+  return f'that do not fit a row of {judge.row_length} tokens, prompt and all'
+
+
+def _leave_out(
+  found: Found, name: str, unit: str, total: int, reasons: Mapping[str, int]
+) -> int:
+  """Counts `total` items of an evaluation less those scored, and says why."""
+  left_out = sum(reasons.values())
+  found.numbers[f'{PREFIXES[name]}/left_out'] = left_out
+  if left_out:
+    why = '; '.join(f'{n} {reason}' for reason, n in reasons.items() if n)
+    found.notes.append(
+      f'{LABELS[name]}: {left_out} of {total} {unit} are left out: {why}.'
+    )
+  return left_out
 
 
 def _refusals(
   prompts: Sequence[tuple[str, bool]], judge: Judge, found: Found
 ) -> None:
-  judged = judge(external.refusal_pairs([text for text, _ in prompts]))
-  found.notes.extend(judged.notes(FILES['xstest'], judge.row_length))
-  differences = np.full((len(prompts), len(external.OPENINGS)), np.nan)
-  differences.flat[judged.ids] = judged.scores @ [1, -1]
+  distinct = list(dict.fromkeys(prompts))
+  shape = len(distinct), len(external.OPENINGS)
+  pairs = external.refusal_pairs([text for text, _ in distinct])
+  differences = judge(pairs).whole(len(pairs)) @ [1, -1]
+  differences = differences.reshape(shape)
   fits = np.isfinite(differences).all(axis=1)
-  is_safe = np.array([safe for _, safe in prompts])[fits]
+  reasons = {
+    'that repeat another': len(prompts) - len(distinct),
+    _unfit(judge): int((~fits).sum()),
+  }
+  _leave_out(found, 'xstest', 'prompts', len(prompts), reasons)
+  is_safe = np.array([safe for _, safe in distinct])[fits]
   if min(is_safe.sum(), (~is_safe).sum()) < 2:
-    found.notes.append(f'{FILES["xstest"]} is left out: too few prompts.')
+    found.notes.append(f'{LABELS["xstest"]} is left out: too few prompts.')
     return
   report = external.refusal_report(is_safe, differences[fits])
   found.numbers.update({f'refusal/{key}': v for key, v in report.items()})
@@ -166,14 +208,18 @@ def _bbq(
   found: Found,
   **bootstrap: int,
 ) -> None:
-  judged = judge([pair for question in questions for pair in question.pairs()])
-  found.notes.extend(judged.notes(BBQ, judge.row_length))
-  scores = np.full((len(questions), 2, 2), np.nan)
-  scores.reshape(-1, 2)[judged.ids] = judged.scores
+  differ = [q for q in questions if len(set(q.answers)) == len(q.answers)]
+  pairs = [pair for question in differ for pair in question.pairs()]
+  scores = judge(pairs).whole(len(pairs)).reshape(len(differ), 2, 2)
   fits = np.isfinite(scores).all(axis=(1, 2))
+  reasons = {
+    'of which two answers are one text': len(questions) - len(differ),
+    _unfit(judge): int((~fits).sum()),
+  }
+  _leave_out(found, 'bbq', 'questions', len(questions), reasons)
   if not fits.any():
     return
-  fitting = [q for q, fit in zip(questions, fits, strict=True) if fit]
+  fitting = list(itertools.compress(differ, fits))
   answers = np.stack([scores[:, 0, 0], scores[:, 0, 1], scores[:, 1, 1]], 1)
   report = bbq.report(fitting, answers[fits], **bootstrap)
   found.numbers.update({f'bbq/{key}': v for key, v in report.items()})

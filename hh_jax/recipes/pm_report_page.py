@@ -17,7 +17,7 @@ from hh_jax.recipes import (
 from hh_jax.recipes.report_html import Html, tag
 
 CAPTIONS = report_text.CAPTIONS | {
-  'pm_groups': 'Held-out accuracy by source and by number of turns (Bai et al. '
+  'pm_groups': 'Accuracy by source and by number of turns (Bai et al. '
   '2022, Fig 8), and on the HHH evaluation where it was given. The better '
   'length rule is the better of “longer wins” and “shorter wins” on that set.',
   'pm_thresholds': 'Accuracy on the pairs whose scores are both above a '
@@ -126,13 +126,13 @@ def render(findings: Findings, plots: Mapping[str, bytes]) -> str:
 
 
 def _what_this_is(findings: Findings) -> list[Html]:
-  count = findings.numbers['pm/pairs']
   text = tag(
     'p',
-    f'Scores of the preference model (PM) {findings.name} on {count:,.0f} '
-    'held-out comparisons. One PM unit multiplies the odds of being preferred '
-    'by e (Bai et al. 2022, 2.1). Intervals are 95 %; those of accuracies '
-    'resample conversations.',
+    f'Scores of the preference model (PM) {findings.name} on '
+    f'{_scored(findings.numbers)}. One PM unit multiplies the odds of being '
+    'preferred by e (Bai et al. 2022, 2.1). Intervals are 95 %; those of '
+    'accuracies resample conversations; where that has nothing to vary they '
+    'are Wilson’s over conversations.',
   )
   if findings.is_gold_data:
     return [text, report_parts.simulator_warning()]
@@ -141,8 +141,35 @@ def _what_this_is(findings: Findings) -> list[Html]:
   return [text]
 
 
+def _scored(numbers: Mapping[str, float]) -> str:
+  """What the scored comparisons are: held out only where that is known."""
+  count = numbers['pm/pairs']
+  plural = '' if count == 1 else 's'
+  if 'overlap/kept' not in numbers:
+    return (
+      f'{_count(count)} test comparison{plural}; whether the PM was trained on '
+      'their conversations is not known'
+    )
+  if numbers['overlap/kept']:
+    return (
+      f'{_count(count)} test comparison{plural}, of which '
+      f'{_kept(numbers)} of conversations that the PM was trained on'
+    )
+  return f'{_count(count)} held-out comparison{plural}'
+
+
+def _kept(numbers: Mapping[str, float]) -> str:
+  count = numbers['overlap/kept']
+  return f'{_count(count)} {"is" if count == 1 else "are"}'
+
+
 def _tiles(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
-  tiles = [('accuracy', report_text.interval(numbers, 'pm/accuracy'))]
+  label = 'accuracy'
+  if 'overlap/kept' not in numbers:
+    label = 'accuracy; not known to be held out'
+  elif numbers['overlap/kept']:
+    label = f'accuracy; {_kept(numbers)} of training conversations'
+  tiles = [(label, report_text.interval(numbers, 'pm/accuracy'))]
   if 'pm/share_of_ceiling' in numbers:
     share = report_text.percent(numbers['pm/share_of_ceiling'])
     tiles.append(('of the gold ceiling’s lead over chance', share))
@@ -202,7 +229,7 @@ def _kinds(numbers: Mapping[str, float]) -> list[Html]:
     else:
       row += ['0', '–']
     rows.append(row)
-  head = ['Comparisons', 'Share of training pairs', 'Held-out pairs',
+  head = ['Comparisons', 'Share of training pairs', 'Test pairs',
           'Accuracy']  # fmt: skip
   note = (
     'By the name of the source. In Bai et al. 2022 a PM that learned from one '

@@ -18,11 +18,20 @@ def sections(numbers: Mapping[str, float], foreign: str) -> list[Html]:
 
 
 def items(numbers: Mapping[str, float]) -> str:
-  """'221 items', or '73 of 221 items' where some do not fit a row."""
+  """'221 items', or '73 of 221 items' where some are left out."""
   judged, left_out = numbers['hhh/pairs'], numbers['hhh/left_out']
   if not left_out:
     return f'{_count(judged)} items'
   return f'{_count(judged)} of {_count(judged + left_out)} items'
+
+
+def _left_out(numbers: Mapping[str, float], prefix: str, unit: str) -> str:
+  """What the table lacks, as a sentence; nothing where it lacks nothing."""
+  count = numbers[f'{prefix}/left_out']
+  if not count:
+    return ''
+  are = f'{unit} is' if count == 1 else f'{unit}s are'
+  return f'{_count(count)} {are} left out (the reasons are under “Left out”). '
 
 
 def _categories(numbers: Mapping[str, float]) -> list[str]:
@@ -60,9 +69,7 @@ def _hhh(numbers: Mapping[str, float], foreign: str) -> list[Html]:
     rows.append([name or 'all', _count(numbers[f'{key}/pairs']), accuracy])
   mean = report_text.percent(numbers['hhh/mean_of_categories'])
   longer = report_text.percent(numbers['hhh/longer_rule'])
-  note = (
-    f'{items(numbers)} fit the rows. ' if numbers['hhh/left_out'] else ''
-  ) + (
+  note = _left_out(numbers, 'hhh', 'item') + (
     f'Mean of the categories {mean}; “the longer reply wins” gets {longer}. '
     'Candidates in random order, a tie counts one half, intervals resample '
     'prompts. Bai et al. 2022 report 65 % to 86 % for PMs of 13M to 52B.'
@@ -87,7 +94,7 @@ def _refusals(numbers: Mapping[str, float], foreign: str) -> list[Html]:
     count = '–' if count is None else _count(count)
     rows.append([label, count, report_text.with_error(value, error, 3)])
   head = ['Refusal minus offer of help', 'Prompts', 'PM units']
-  note = (
+  note = _left_out(numbers, 'refusal', 'prompt') + (
     'Fixed refusals against fixed offers of help, the same to every prompt of '
     'XSTest; ± one standard error over prompts. Each row alone is the worth of '
     'these texts; the last one says whether a refusal is worth more where the '
@@ -126,7 +133,7 @@ def _bbq(numbers: Mapping[str, float], foreign: str) -> list[Html]:
   head = ['Category', 'Questions', 'Right: context tells',
           'Right: “cannot be known”', 'Bias where it cannot be known',
           'Pair bias there', 'Pair bias where context tells']  # fmt: skip
-  note = (
+  note = _left_out(numbers, 'bbq', 'question') + (
     'Which of three one-phrase replies scores highest; chance is 33.3 %, ties '
     'are shared. Bias (Parrish et al. 2022): 2 × share of biased answers among '
     'those that name a person − 1, times 1 − accuracy. Pair bias: 2 × '

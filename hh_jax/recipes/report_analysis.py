@@ -51,7 +51,8 @@ def analyse(runs: Runs) -> Analysis:
   return Analysis(
     numbers=numbers,
     bins=preference.calibration(
-      margins(runs.pm_pairs), min(NUM_BINS, len(runs.pm_pairs))
+      margins(runs.pm_pairs),
+      preference.fitting_bins(NUM_BINS, len(runs.pm_pairs)),
     ),
     evaluations=evaluations,
     fits=fits,

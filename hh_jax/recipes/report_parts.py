@@ -60,10 +60,10 @@ def claims(found: Iterable[Claim]) -> Html:
 
 
 def pm_table(numbers: Mapping[str, float], pm: str) -> Html:
-  """Held-out accuracy of one PM by source, beside the length rules."""
+  """Accuracy of one PM on test pairs by source, beside the length rules."""
   sets = report_analysis.pair_sets(numbers, pm)
   has_ceiling = any(f'{p}/bayes_ceiling' in numbers for p in sets.values())
-  head = ['Held-out set', 'Pairs', 'Accuracy', 'Chance', 'Longer wins',
+  head = ['Test set', 'Pairs', 'Accuracy', 'Chance', 'Longer wins',
           'Shorter wins', 'Above length', 'Calibration error']  # fmt: skip
   head += ['Gold ceiling', 'Share'] if has_ceiling else []
   rows = []

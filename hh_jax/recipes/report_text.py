@@ -118,7 +118,7 @@ def length_claim(numbers: Mapping[str, float]) -> Claim:
   return Claim(
     'The preference model learned more than reply length.',
     _sign_verdict(numbers[f'{name}_low'], numbers[f'{name}_high']),
-    f'Held-out accuracy {interval(numbers, "pm/accuracy")}; “the {rule} reply '
+    f'Accuracy {interval(numbers, "pm/accuracy")}; “the {rule} reply '
     f'wins” gets {percent(max(longer, 1 - longer))} on the same pairs. '
     f'Difference {difference(numbers, name)} points (95 % interval, paired).',
   )

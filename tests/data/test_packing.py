@@ -106,7 +106,9 @@ def test_long_prompts_lose_their_start_and_long_replies_are_counted():
   assert tokens[0] == packing.PairTokens(
     [2, *b'abc'], [ord('x'), 4], [ord('y'), 4]
   )
-  assert tokens[1] == packing.PairTokens([*b'def'], [ord('x'), 4], [*b'yz', 4])
+  assert tokens[1] == packing.PairTokens(
+    [*b'def'], [ord('x'), 4], [*b'yz', 4], is_cut=True
+  )
   assert tokens[2] is None
   assert counts == {'kept': 2, 'prompt_cut': 1, 'dropped_over_long': 1}
 

@@ -127,6 +127,12 @@ def test_a_pm_that_knows_nothing_is_at_chance_and_unbiased():
   assert report['ambiguous/accuracy'] == pytest.approx(1 / 3)
   assert report['ambiguous/bias'] == pytest.approx(0, abs=1e-12)
   assert report['ambiguous/pair_bias'] == 0
+  # nothing to resample, which is no certainty
+  assert report['ambiguous/accuracy_low'] < 0.1
+  assert -report['ambiguous/bias_low'] == pytest.approx(
+    report['ambiguous/bias_high']
+  )
+  assert report['ambiguous/bias_low'] < -0.5
 
 
 def test_a_liking_for_unknown_is_no_bias():

@@ -136,8 +136,8 @@ def test_choice_report_by_hand():
   }
   assert {k: report[k] for k in expected} == pytest.approx(expected)
   assert report['accuracy_low'] < 0.625 < report['accuracy_high']
-  # the two of category a share a prompt: there is one group to resample
-  assert report['a/accuracy_low'] == report['a/accuracy_high'] == 0.5
+  # the two of category a share a prompt: there is nothing to resample
+  assert report['a/accuracy_low'] < 0.1 and report['a/accuracy_high'] > 0.9
   with pytest.raises(ValueError, match='no items'):
     external.choice_report([], [], [], **BOOTSTRAP)
 
@@ -148,6 +148,12 @@ def test_reward_bench_counts_a_tie_as_a_loss():
     'a': 0.5,
     'b': 1.0,
   }
+
+
+def test_candidates_of_one_text_tie_whatever_rounding_says():
+  items = [item(0, texts=(' x', ' x')), item(1, texts=(' x', ' x')), item(0)]
+  wins = external.subset_accuracies(items, [1 + 1e-7, 1, 1], [1, 1 + 1e-7, 0])
+  assert wins == {'a': 1 / 3}
 
 
 def test_reward_bench_rows(tmp_path):
@@ -182,6 +188,7 @@ def test_xstest(tmp_path, name):
     ('a,b\n1,2\n', 'row 1'),
     ('id,prompt,label\n1,A,safe\n', 'no prompt is unsafe'),
     ('', 'no prompt is safe or unsafe'),
+    (XSTEST + '3,Bad,z,safe\n', 'row 3: its prompt is there as safe and as'),
   ],
 )
 def test_a_bad_xstest_file_is_refused(tmp_path, text, message):

@@ -223,6 +223,26 @@ def test_report_by_hand():
   assert 'eval/b/bayes_ceiling' not in report
 
 
+def test_a_mean_without_spread_gets_an_interval_by_groups():
+  options = {'num_samples': 100, 'seed': 0}
+  # Wilson for 1 of 1: 1 / (1 + 1.96 ** 2)
+  low = 1 / (1 + 1.96**2)
+  for values, groups in (([1.0], ['a']), ([1.0, 1.0], ['a', 'a'])):
+    found = preference.mean_interval(values, groups=groups, **options)
+    assert found == pytest.approx((low, 1))
+  found = preference.mean_interval([1.0], groups=['a'], lowest=-1.0, **options)
+  assert found == pytest.approx((2 * low - 1, 1))
+  found = preference.mean_interval([1.0, 0.0], groups=['a', 'a'], **options)
+  assert found[0] == pytest.approx(1 - found[1]) and found[0] < 0.1
+
+
+def test_one_pair_is_no_proof():
+  report = preference.pm_report([row(1.0, rejected_chars=10)])
+  assert report['eval/accuracy'] == 1 and report['eval/over_length_rule'] == 0.5
+  assert report['eval/accuracy_low'] == pytest.approx(0.2065, abs=1e-4)
+  assert report['eval/over_length_rule_low'] < 0  # it beats no rule
+
+
 def test_report_parts_add_up():
   margins = calibrated(300)
   rows = [

@@ -11,7 +11,7 @@ BOOTSTRAP = {'num_samples': 200, 'seed': 0}
 SETTINGS = dict(
   thresholds=(-9.0, 0.0, 9.0),
   length_share=0.1,
-  num_bins=2,
+  num_bins=1,
   histogram_bins=4,
   **BOOTSTRAP,
 )
@@ -240,8 +240,21 @@ def test_card_by_hand():
   assert 'pm/bayes_ceiling' not in card.numbers
   assert set(card.thresholds) == {'all', 'helpful', 'harmless', 'other'}
   assert card.notes == []
-  np.testing.assert_array_equal(card.bins.count, [2, 2])
+  np.testing.assert_array_equal(card.bins.count, [4])
   assert card.histogram.chosen.sum() == 4
+
+
+@pytest.mark.parametrize(
+  ('counts', 'ticks'),
+  [([300, 700], [100, 1000]), ([2, 150], [1, 10, 100, 1000]), ([1], [1, 10])],
+)
+def test_pairs_are_drawn_by_decades(counts, ticks):
+  some = np.linspace(0, 1, len(counts))
+  curve = report_card.Thresholds(*[some] * 4, np.array(counts))
+  _, below = figures.threshold_accuracy({'all': curve}).axes
+  assert below.get_yticks().tolist() == ticks
+  labels = below.get_yticklabels(minor=True)
+  assert not any(label.get_text() for label in labels)
 
 
 def test_one_kind_is_not_drawn_twice():
@@ -284,8 +297,8 @@ def test_what_cannot_be_said_is_noted():
 def test_a_pm_that_knows_nothing_gets_a_card():
   card = report_card.card([row(0.0, 0.0)] * 5, **SETTINGS)
   assert card.numbers['pm/accuracy'] == 0.5
-  assert card.numbers['pm/accuracy_low'] == 0.5  # ties alone to resample
-  assert card.numbers['kind/other/accuracy_low'] < 0.5
+  low = card.numbers['pm/accuracy_low']  # ties alone: nothing to resample
+  assert low == card.numbers['kind/other/accuracy_low'] < 0.5
   assert card.histogram.chosen.sum() == 5
   assert set(card.thresholds['all'].threshold) == {-9}
   drawings = (
@@ -316,6 +329,14 @@ def test_card_refuses_a_score_that_is_no_number(score):
     report_card.card([row(1.0, 0.0), row(1.0, score)], **SETTINGS)
 
 
+def test_card_refuses_bins_that_hold_next_to_nothing():
+  rows = [row(float(i % 3), 1.0) for i in range(29)]
+  settings = SETTINGS | {'num_bins': 2}
+  assert report_card.card(rows, **settings).bins.count.tolist() == [15, 14]
+  with pytest.raises(InputError, match='3 is above 2: the pairs are 29'):
+    report_card.card(rows, **settings | {'num_bins': 3})
+
+
 def test_card_refuses_no_rows():
   with pytest.raises(InputError, match='no held-out pairs'):
     report_card.card([], **SETTINGS)
@@ -326,6 +347,9 @@ def test_card_refuses_no_rows():
   [
     ({'num_bins': 0}, 'config.num_bins 0'),
     ({'num_samples': -1}, 'config.num_samples -1'),
+    ({'num_samples': 99}, 'config.num_samples 99 is below 100'),
+    ({'thresholds': ()}, 'name one or more, each once'),
+    ({'thresholds': (1.0, 1.0)}, 'name one or more, each once'),
     ({'length_share': 1.0}, 'config.length_share 1.0'),
     ({'thresholds': ('a',)}, "config.thresholds: 'a'"),
     ({'thresholds': (float('nan'),)}, 'config.thresholds: nan'),

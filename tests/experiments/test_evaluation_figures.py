@@ -286,7 +286,7 @@ def fake_judge(pairs):
   """A score is the number of characters; prompts with 'long' do not fit."""
   ids = np.array([i for i, p in enumerate(pairs) if 'long' not in p.prompt])
   scores = [[len(pairs[i].chosen), len(pairs[i].rejected)] for i in ids]
-  return Scores(ids, np.array(scores, float), {})
+  return Scores(ids, np.array(scores, float), np.zeros(len(ids), bool), {})
 
 
 def test_replies_are_scored_each_at_its_place():

@@ -24,10 +24,9 @@ def test_identical_transcripts_are_left_out(capsys):
     'identical_replies': 1,
     'in_training_conversations': 0,
   }
-  assert found.notes == [
-    '1 of 3 test pairs are two identical transcripts: left out.'
-  ]
-  assert capsys.readouterr().err == ''
+  text = '1 of 3 test pairs are two identical transcripts: left out.'
+  assert found.notes == [text]
+  assert capsys.readouterr().err == f'hh_jax: {text}\n'
 
 
 @pytest.mark.parametrize(('drop', 'kept'), [(False, 3), (True, 1)])

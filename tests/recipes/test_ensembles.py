@@ -143,8 +143,8 @@ def test_a_member_that_does_not_fit_is_refused(
   [
     (('pm',), 'is there twice'),
     (('heldout_pm', 'heldout_pm'), 'is there twice'),
-    (('pretrain',), 'is a pretrain run, not a pm run'),
-    (('nowhere',), 'is no finished run'),
+    (('pretrain',), 'others .*/pretrain is a pretrain run, not a pm run'),
+    (('nowhere',), 'config.ensemble.others .*/nowhere is no finished run'),
     (('heldout_pm@8',), 'name it without a step'),
   ],
 )
@@ -177,6 +177,12 @@ def test_bad_settings_are_refused(chain, run_stage):
     ),
   ):
     assert says in run_stage('ppo', f'--config.{flag}').error
+
+
+def test_an_ensemble_is_not_named_like_its_first_member(chain):
+  assert ensembles.name(make_config(chain)) == 'pm'
+  both = make_config(chain, 'a/other', how='mean_minus_variance')
+  assert ensembles.name(both) == 'mean minus variance of pm, other'
 
 
 def test_one_member_is_the_pm(chain):

@@ -20,7 +20,10 @@ from tests.conftest import REPO
 from tests.recipes import chain as chain_lib
 
 CONFIG = str(REPO / 'configs' / 'pm_report.py')
-FAST = ('--config.num_samples=50', '--config.invariance_pairs=8')
+FAST = (
+  *('--config.num_samples=100', '--config.invariance_pairs=8'),
+  '--config.num_bins=1',  # of 16 pairs
+)
 PLOTS = {'pm_groups', 'pm_thresholds', 'pm_calibration', 'pm_scores'}
 SECRET = 'tulips and turnips'  # in every outside text
 
@@ -133,7 +136,7 @@ def test_the_card_says_what_the_run_said(chain, finished):
   for key in kept:
     assert ours[key.replace('eval', 'pm', 1)] == pytest.approx(theirs[key]), key
   assert ours['train/helpful_share'] + ours['train/harmless_share'] == 1
-  assert ours['overlap/pairs'] == 0
+  assert ours['overlap/found'] == ours['overlap/kept'] == 0
 
 
 def test_scores_do_not_depend_on_rows_or_batches(finished):
@@ -242,7 +245,11 @@ def test_the_result_file_has_whole_subsets_only(finished):
   assert 'math-prm' not in ours  # its one item fits no row
   left_out = ' '.join(read(folder, 'data_report')['left_out'])
   assert 'math-prm is left out' in left_out
-  assert 'of 5 pairs 1 do not fit a row of 128 tokens' in left_out
+  text = (
+    'RewardBench: 1 of 5 items are left out: 1 that do not fit a row of 128'
+  )
+  assert text in left_out
+  assert f'hh_jax: {text}' in finished[1].err  # though it was known late
   assert 'chat of pm is left out: it lacks 4 of 5 subsets' in left_out
   assert read(folder, 'curves')['reward_bench'] == [
     {'model': 'pm'},
@@ -275,13 +282,11 @@ def test_a_finished_card_is_left_as_it_is(chain, finished, monkeypatch):
 
 
 def test_what_is_skipped_is_said_and_recorded(chain, tmp_path, no_drawing):
-  flags = '--config.hhh=nowhere.jsonl', '--config.thresholds=()'
-  done = run(chain, tmp_path / 'card', *flags)
+  done = run(chain, tmp_path / 'card', '--config.thresholds=(99.0,)')
   assert done.code == 0, done.err
   left_out = read(tmp_path / 'card', 'data_report')['left_out']
   for text in (
-    'The HHH alignment evaluation is skipped: config.hhh nowhere.jsonl does '
-    'not exist.',
+    'The HHH alignment evaluation is skipped: config.hhh is empty.',
     'RewardBench is skipped: config.reward_bench is empty.',
     'The XSTest probe is skipped: config.xstest is empty.',
     'The BBQ probe is skipped: config.bbq is empty.',
@@ -368,9 +373,12 @@ def test_training_conversations_in_the_test_set_are_warned_of(
   text = '3 of 8 test pairs are of conversations that the PM was trained on'
   assert done.code == 0 and f'hh_jax: warning: {text}: kept' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert numbers['overlap/pairs'] == 3 and numbers['pm/pairs'] == 8
-  assert numbers['train/other_share'] == 1
-  assert text in (tmp_path / 'card' / 'report_card.html').read_text()
+  assert numbers['overlap/found'] == numbers['overlap/kept'] == 3
+  assert numbers['pm/pairs'] == 8 and numbers['train/other_share'] == 1
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert text in page and 'accuracy; 3 are of training conversations' in page
+  assert 'of which 3 are of conversations that the PM was trained on' in page
+  assert 'held-out comparison' not in page
   # nobody knows how often the raters of these would agree
   assert 'pm/bayes_ceiling' not in numbers
 
@@ -381,7 +389,10 @@ def test_training_conversations_are_dropped_on_request(run_fake, tmp_path):
   counts = read(tmp_path / 'card', 'data_report')['test']
   assert counts['in_training_conversations'] == 3
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert numbers['overlap/pairs'] == 3 and numbers['pm/pairs'] == 5
+  assert (numbers['overlap/found'], numbers['overlap/kept']) == (3, 0)
+  assert numbers['pm/pairs'] == 5
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert '5 held-out comparisons' in page
 
 
 def test_nothing_is_left_to_score(run_fake, tmp_path):
@@ -414,7 +425,10 @@ def test_a_training_set_that_cannot_be_read_is_said(
   assert done.code == 0, done.err
   assert 'is not checked: train.jsonl: no such file' in done.err
   numbers = workdir.read_summary(tmp_path / 'card')
-  assert 'overlap/pairs' not in numbers and numbers['pm/pairs'] == 8
+  assert not [key for key in numbers if key.startswith('overlap/')]
+  assert numbers['pm/pairs'] == 8
+  page = (tmp_path / 'card' / 'report_card.html').read_text()
+  assert 'held-out comparison' not in page and 'is not known' in page
   counts = read(tmp_path / 'card', 'data_report')['test']
   assert 'in_training_conversations' not in counts
 
@@ -447,6 +461,9 @@ REFUSED = {
   'tokenizer=': 'config.tokenizer is empty',
   'batch_size=6': 'config.batch_size 6 is not divisible by fsdp=4',
   'num_bins=0': 'config.num_bins 0 is not 1 or more',
+  'num_samples=99': 'config.num_samples 99 is below 100',
+  'thresholds=()': 'config.thresholds (): name one or more',
+  'thresholds=(1,1.0)': 'config.thresholds (1.0, 1.0): name one or more, each',
   'length_share=2.0': 'config.length_share 2.0',
   'thresholds=(1e999,)': 'config.thresholds[0] is inf',
   'invariance_pairs=0': 'config.invariance_pairs 0',
@@ -456,6 +473,11 @@ REFUSED = {
   'bbq=(1,)': 'config.bbq: 1 is not a path',
   'rater_agreement=0.4': 'agreement of raters 0.4 is not in [0.5, 1]',
   "compare=('nowhere.json',)": 'nowhere.json: No such file',
+  "compare=('a.json', './a.json')": 'config.compare: ./a.json is there twice',
+  "bbq=('b.jsonl', 'b.jsonl')": 'config.bbq: b.jsonl is there twice',
+  'hhh=nowhere.jsonl': 'config.hhh: nowhere.jsonl: no such file',
+  'reward_bench=nowhere': 'config.reward_bench: nowhere: no such file',
+  'xstest=nowhere.csv': 'config.xstest: nowhere.csv: no such file',
   'data=hh_rlhf': "config.data is 'hh_rlhf'",
 }
 
@@ -464,6 +486,13 @@ REFUSED = {
 def test_a_bad_setting_is_refused(chain, tmp_path, flag):
   done = run(chain, tmp_path / 'card', f'--config.{flag}')
   assert REFUSED[flag] in done.error
+  assert not (tmp_path / 'card').exists()
+
+
+def test_more_bins_than_the_pairs_fill_are_refused(chain, tmp_path):
+  done = run(chain, tmp_path / 'card', '--config.num_bins=2')
+  assert done.code == 2
+  assert 'config.num_bins 2 is above 1: the pairs are 16' in done.err
   assert not (tmp_path / 'card').exists()
 
 
