@@ -70,12 +70,17 @@ def say_left_out(report: Mapping[str, Any]) -> None:
       say(f'{name}: {count} pairs of test conversations are left out')
 
 
-def say_cut(name: str, counts: Mapping[str, int], *, row_length: int) -> None:
-  """Says how many pairs were dropped or cut for length (ranking.pack)."""
-  dropped, cut = counts['dropped_over_long'], counts['prompt_cut']
-  if dropped or cut:
-    say(
-      f'{dropped} of {counts["kept"] + dropped} {name} pairs do not fit '
-      f'config.row_length {row_length} and are left out, {cut} lost the start '
-      'of their prompt'
-    )
+def cut_notes(
+  by_split: Mapping[str, Mapping[str, int]], *, row_length: int
+) -> list[str]:
+  """How many pairs were dropped or cut for length (ranking.pack), in words."""
+  notes = []
+  for name, counts in by_split.items():
+    dropped, cut = counts['dropped_over_long'], counts['prompt_cut']
+    if dropped or cut:
+      notes.append(
+        f'{dropped} of {counts["kept"] + dropped} {name} pairs do not fit '
+        f'config.row_length {row_length} and are left out, {cut} lost the '
+        'start of their prompt'
+      )
+  return notes

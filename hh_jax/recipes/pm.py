@@ -181,8 +181,6 @@ def train(
   shape = dict(row_length=config.row_length, max_pairs=config.max_pairs)
   rows, counts = ranking.pack(pairs, tokenizer, **shape)
   eval_rows_, eval_counts = ranking.pack(held_out, tokenizer, **shape)
-  for kind, about in (('training', counts), ('test', eval_counts)):
-    comparisons.say_cut(kind, about, row_length=config.row_length)
   quick_rows = loader.spread(eval_rows_, config.eval_rows)
   scores = ranking.make_scorer(
     model, mesh, batch_size=config.batch_size, objective=config.objective
@@ -197,6 +195,9 @@ def train(
     workdir,
     name=recipe,
     init_kinds=INIT_KINDS[recipe],
+    notes=comparisons.cut_notes(
+      {'training': counts, 'test': eval_counts}, row_length=config.row_length
+    ),
     model=model,
     tokenizer=tokenizer,
     mesh=mesh,

@@ -16,7 +16,7 @@ from hh_jax import tokenizer as tokenizer_lib
 from hh_jax.checkpoints import native
 from hh_jax.data import loader
 from hh_jax.model import Transformer
-from hh_jax.recipes import common
+from hh_jax.recipes import common, comparisons
 from hh_jax.types import LossFn, Params, TrainState
 
 
@@ -83,30 +83,25 @@ def train_on_rows(
   counted: tuple[str, ...],
   evaluate: Callable[[Params], dict[str, float]],
   init_kinds: Sequence[str] = ('pretrain',),
+  notes: Sequence[str] = (),
 ) -> Params:
   """Trains on packed rows for num_steps and returns the parameters.
 
   Starts from the newest checkpoint in workdir where there is one. `counted`
   names the loss's metrics that are logged as running sums; `evaluate` runs
   every config.eval_every steps and at the end; `init_kinds` are the recipes
-  whose runs config.init_from may name.
+  whose runs config.init_from may name; `notes` are said on stderr once nothing
+  more can be refused.
   """
   tx, schedule = common.make_optimizer(config.optimizer, num_steps=num_steps)
+  fingerprint = tokenizer.fingerprint
   state, shardings = initial_state(
-    config,
-    model,
-    mesh,
-    tx,
-    fingerprint=tokenizer.fingerprint,
-    kinds=init_kinds,
+    config, model, mesh, tx, fingerprint=fingerprint, kinds=init_kinds
   )
   batches = loader.train_batches(
-    rows,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    num_epochs=num_epochs,
+    rows, batch_size=config.batch_size, seed=config.seed, num_epochs=num_epochs
   )
-  native.write_card(workdir, model, tokenizer.fingerprint)
+  native.write_card(workdir, model, fingerprint)
   checkpoints = native.Checkpoints(workdir, **config.checkpoints)
   totals = dict.fromkeys(counted, 0)
   if checkpoints.latest_step() is not None:
@@ -116,6 +111,8 @@ def train_on_rows(
   writer = metrics_lib.MetricsWriter(
     workdir, resume_step=int(state.step), **config.track
   )
+  for note in notes:
+    comparisons.say(note)
   bar = metrics_lib.progress(num_steps, name)
   with contextlib.closing(checkpoints), writer, bar:
     state = train.fit(

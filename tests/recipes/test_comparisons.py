@@ -50,16 +50,14 @@ def test_nothing_left_is_refused():
       comparisons.held_out(given, trained, drop_overlap=True)
 
 
-def test_pairs_cut_for_length_are_said(capsys):
-  counts = {'kept': 7, 'prompt_cut': 2, 'dropped_over_long': 3}
-  comparisons.say_cut('test', counts, row_length=64)
-  assert capsys.readouterr().err == (
-    'hh_jax: 3 of 10 test pairs do not fit config.row_length 64 and are left '
-    'out, 2 lost the start of their prompt\n'
-  )
-  counts |= {'prompt_cut': 0, 'dropped_over_long': 0}
-  comparisons.say_cut('test', counts, row_length=64)
-  assert capsys.readouterr().err == ''
+def test_pairs_cut_for_length_are_said():
+  cut = {'kept': 7, 'prompt_cut': 2, 'dropped_over_long': 3}
+  whole = {'kept': 7, 'prompt_cut': 0, 'dropped_over_long': 0}
+  found = comparisons.cut_notes({'test': cut, 'training': whole}, row_length=64)
+  assert found == [
+    '3 of 10 test pairs do not fit config.row_length 64 and are left out, 2 '
+    'lost the start of their prompt'
+  ]
 
 
 class Overlapping(sources.GoldWorld):
