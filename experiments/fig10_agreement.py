@@ -49,11 +49,16 @@ def run(config, workdir: str) -> None:
 
 
 def _margins(judge, items: list[external.Item]) -> scoring.Rows:
-  """Score of the good answer less that of the other, an HHH item each."""
-  found = judge([item.pair() for item in items])
+  """Score of the good answer less that of the other, an HHH item each.
+
+  Without items whose candidates are one text, or that do not fit a row whole.
+  """
+  differ = [item for item in items if not item.is_one_text]
+  scores = judge([item.pair() for item in differ]).whole(len(differ))
   return [
-    {'category': items[i].category, 'margin': items[i].margin(*both)}
-    for i, both in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+    {'category': item.category, 'margin': item.margin(*both)}
+    for item, both in zip(differ, scores.tolist(), strict=True)
+    if np.isfinite(both).all()
   ]
 
 

@@ -263,6 +263,7 @@ def test_fig10_margins_are_of_the_good_answer():
     external.Item('long', (' a', ' bbb'), good=1, category='x'),  # fits no row
     external.Item('p', (' a', ' bbb'), good=1, category='y'),
     external.Item('p', (' a', ' bbb'), good=0, category='z'),
+    external.Item('p', (' a', ' a'), good=0, category='z'),  # one text
   ]
   assert fig10._margins(fake_judge, items) == [
     {'category': 'y', 'margin': 2.0},
