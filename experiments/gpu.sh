@@ -20,6 +20,7 @@ fig07_pm_accuracy_vs_data_and_size
 fig31_learning_curves_mixed
 fig32_learning_curves_helpful
 pmp_benefit
+askell_objectives
 fig19_accuracy_vs_mixture
 fig26_mean_accuracy_vs_mixture
 fig27_accuracy_vs_harmless_weight

@@ -5,7 +5,13 @@ import math
 
 import pytest
 
-from experiments import analysis, pmp_benefit, sweep, table
+from experiments import (
+  analysis,
+  askell_objectives,
+  pmp_benefit,
+  sweep,
+  table,
+)
 from experiments import fig07_pm_accuracy_vs_data_and_size as fig07
 from experiments import fig19_accuracy_vs_mixture as fig19
 from experiments import fig26_mean_accuracy_vs_mixture as fig26
@@ -242,6 +248,28 @@ def test_fig27_by_weight(tmp_path):
   assert means == pytest.approx([0.25, 0.15, 0.025, 0.075])
   assert all(verdicts(summary).values())
   check_files(tmp_path, 'fig27', summary)
+
+
+def test_objectives_are_paired_by_seed(tmp_path):
+  right = {'ranked': (15, 17), 'binary': (15, 17), 'imitation': (11, 13)}
+  for objective, counts in right.items():
+    name = askell_objectives.run_name(objective)
+    for seed, count in enumerate(counts):
+      made_up_sweep.write_pm(
+        tmp_path, name, 'tiny', seed,
+        right=dict.fromkeys(analysis.KINDS, count),
+      )  # fmt: skip
+      ways = {'mean': 0.6, 'sum': 0.5, 'mutual_information': 0.55 + 0.1 * seed}
+      summary = {f'eval/rank_by_{k}/accuracy': v for k, v in ways.items()}
+      path = tmp_path / 'pm' / name / 'tiny' / f'seed{seed}' / 'summary.json'
+      path.write_text(json.dumps(summary))
+  summary = askell_objectives.plot(str(tmp_path))
+  means = [claim['mean'] for claim in summary['claims']]
+  assert means == pytest.approx([0.2, 0.0, 0.2])
+  assert [claim['holds'] for claim in summary['claims']] == [True, False, True]
+  ways = summary['imitation_ranked_by']['tiny']
+  assert ways['mutual_information']['mean'] == pytest.approx(0.6)
+  check_files(tmp_path, 'askell_objectives', summary)
 
 
 def test_weights_need_both_kinds(tmp_path):
