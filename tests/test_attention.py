@@ -84,3 +84,15 @@ def test_bfloat16_comes_back_as_bfloat16():
   wanted = attention.attend(*full, mask, impl='xla')
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float32), wanted, atol=0.02)
+
+
+@pytest.mark.parametrize(
+  'backend, devices, wanted',
+  [('cpu', 1, 'cpu_blocks'), ('cpu', 4, 'cpu'), ('gpu', 1, 'xla')],
+)
+def test_the_fastest_is_by_blocks_on_one_cpu(
+  monkeypatch, backend, devices, wanted
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
+  assert attention.fastest() == wanted

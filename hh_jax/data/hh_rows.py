@@ -67,6 +67,30 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
     raise InputError(f'{path}: the file has no rows')
 
 
+def read_converted(
+  path: str | os.PathLike, convert: Callable[[Mapping[str, Any]], T]
+) -> list[T]:
+  """convert(record) of every row of a file that has to be whole.
+
+  Raises InputError, which names the line, where a row cannot be read or
+  convert raises KeyError, TypeError or ValueError; and for a file without rows.
+  """
+  found = []
+  for row in read_rows(path):
+    if row.reason == 'blank_line':
+      continue
+    try:
+      if row.reason is not None:
+        raise ValueError(row.reason)
+      found.append(convert(row.record))
+    except (KeyError, TypeError, ValueError) as e:
+      what = f'lacks {e}' if isinstance(e, KeyError) else e
+      raise InputError(f'{path}:{row.line}: {what}') from e
+  if not found:
+    raise InputError(f'{path}: the file has no rows')
+  return found
+
+
 def read_array_rows(path: str | os.PathLike) -> Iterator[Row]:
   """As read_rows, but the file may be one JSON array.
 

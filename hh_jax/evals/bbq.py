@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from hh_jax import dialogue
 from hh_jax.data import hh_rows
 from hh_jax.data.examples import Pair
-from hh_jax.errors import InputError
 from hh_jax.evals import preference
 
 CONTEXTS = {'ambig': True, 'disambig': False}
@@ -54,20 +53,7 @@ def read(path: str | os.PathLike) -> list[Question]:
 
   Raises InputError, which names the line.
   """
-  found = []
-  for row in hh_rows.read_rows(path):
-    if row.reason == 'blank_line':
-      continue
-    try:
-      if row.reason is not None:
-        raise ValueError(row.reason)
-      found.append(_question(row.record))
-    except (KeyError, TypeError, ValueError) as e:
-      what = f'lacks {e}' if isinstance(e, KeyError) else e
-      raise InputError(f'{path}:{row.line}: {what}') from e
-  if not found:
-    raise InputError(f'{path}: the file has no rows')
-  return found
+  return hh_rows.read_converted(path, _question)
 
 
 def _question(row: Mapping[str, Any]) -> Question:

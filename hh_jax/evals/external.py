@@ -222,18 +222,7 @@ def _read_items(
   seed: int,
 ) -> list[Item]:
   """Items of a file; convert(row) -> (prompt, [better, worse], category)."""
-  found = []
-  for row in hh_rows.read_rows(path):
-    if row.reason == 'blank_line':
-      continue
-    try:
-      if row.reason is not None:
-        raise ValueError(row.reason)
-      found.append(convert(row.record))
-    except ValueError as e:
-      raise InputError(f'{path}:{row.line}: {e}') from e
-  if not found:
-    raise InputError(f'{path}: the file has no rows')
+  found = hh_rows.read_converted(path, convert)
   places = np.random.default_rng(seed).integers(2, size=len(found))
   return [
     Item(prompt, tuple(replies[:: 1 - 2 * place]), int(place), category)

@@ -59,8 +59,7 @@ def notes(config: Any) -> list[str]:
   k = f', k = {settings.k}' if settings.how == 'mean_minus_variance' else ''
   return [
     f'The scores are those of an ensemble of {len(members(config))} preference '
-    f'models ({settings.how}{k}), each centred on its held-out pairs; training '
-    'conversations are those of config.pm alone.'
+    f'models ({settings.how}{k}), each centred on its held-out pairs.'
   ]
 
 

@@ -146,9 +146,11 @@ def _held_out(
   pairs = list(source.pairs('test'))
   trained, numbers = None, {}
   try:
-    known = source if own else _source_of(there)
-    settings = ml_collections.ConfigDict(there)
-    trained = pm.training_pairs(settings, known.pairs('train'))
+    trained = _trained(there, source if own else _source_of(there)) + [
+      pair
+      for run in config.ensemble.others
+      for pair in _trained(workdir_lib.read_config(run)['config'])
+    ]
   except InputError as error:
     text = f'overlap with the training conversations is not checked: {error}'
     notes.append(text)
@@ -159,6 +161,14 @@ def _held_out(
     kinds = collections.Counter(report_card.kind(p.source) for p in trained)
     numbers = {f'train/{k}_share': n / len(trained) for k, n in kinds.items()}
   return HeldOut(kept.pairs, kept.counts, numbers, trained)
+
+
+def _trained(
+  there: Mapping[str, Any], source: Source | None = None
+) -> list[Pair]:
+  """What a run of that config was trained on; `source` is its own."""
+  given = (source or _source_of(there)).pairs('train')
+  return pm.training_pairs(ml_collections.ConfigDict(there), given)
 
 
 def _overlap(held_out: HeldOut, ids: np.ndarray) -> dict[str, int]:

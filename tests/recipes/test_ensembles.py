@@ -14,7 +14,7 @@ from hh_jax import sharding
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import sources
 from hh_jax.errors import InputError
-from hh_jax.recipes import common, ensembles, pm_report_judge, ppo
+from hh_jax.recipes import common, ensembles, pm_report, pm_report_judge, ppo
 from tests.recipes import chain as chain_lib
 
 
@@ -194,3 +194,21 @@ def test_one_member_is_the_pm(chain):
   found = ensembles.load(config, model, mesh, **options)
   wanted = common.load_params(config, 'pm', model, mesh, **options)
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_an_overlap_with_any_member_counts(chain, monkeypatch):
+  class Overlapping(sources.GoldWorld):
+    """Its test pairs are its first training pairs, of both members' halves."""
+
+    def pairs(self, split):
+      return list(super().pairs('train'))[: 60 if split == 'train' else 16]
+
+  monkeypatch.setitem(sources.SOURCES, 'gold_world', Overlapping)
+  found = []
+  for others in ((), (chain.path / 'heldout_pm',)):
+    config = make_config(chain, *others)
+    there = workdir_lib.read_config(config.pm)['config']
+    held_out = pm_report._held_out(config, there, [])
+    found.append(held_out.counts['in_training_conversations'])
+  alone, both = found
+  assert 0 < alone < both == len(held_out.pairs)
