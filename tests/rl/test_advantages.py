@@ -60,3 +60,63 @@ def test_lambda_one_is_returns_minus_values():
   )
   to_go = rewards[:, ::-1].cumsum(1)[:, ::-1]
   np.testing.assert_allclose(got, (to_go - values) * mask, atol=1e-5)
+
+
+def test_reinforce_is_gae_with_lambda_one():
+  """For a reward at the end of the reply, the usual case."""
+  rewards, values, mask = random_case(2)
+  lengths = mask.sum(1).astype(int)
+  at_end = np.zeros_like(rewards)
+  for b, n in enumerate(lengths):
+    at_end[b, n - 1 : n] = rewards[b].sum()
+  case = [*map(jnp.array, (at_end, values, mask))]
+  got, returns = advantages.reinforce(*case)
+  wanted, wanted_returns = advantages.gae(*case, gamma=1.0, lam=1.0)
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
+  np.testing.assert_allclose(returns, wanted_returns, atol=1e-5)
+
+
+def grouped(name, rewards, mask=None, num_samples=2):
+  rewards = jnp.array(rewards)
+  mask = jnp.ones_like(rewards) if mask is None else mask
+  fn = advantages.make(name, gamma=1.0, lam=1.0, num_samples=num_samples)
+  return fn(rewards, jnp.full_like(rewards, 7.0), mask)
+
+
+def test_two_samples_leave_one_out_is_their_difference():
+  """Closed form: A = +-(r_1 - r_2), every token alike."""
+  got, returns = grouped('rloo', [[1.0, 2.0], [0.5, 0.0], [1.0, 0], [5.0, 0]])
+  np.testing.assert_allclose(got[:, 0], [2.5, -2.5, -4.0, 4.0])
+  np.testing.assert_allclose(got[:, 1], got[:, 0])
+  assert not returns.any()  # and no value is learnt
+
+
+def test_leave_one_out_is_a_scaled_group_mean():
+  r = np.random.default_rng(0).normal(size=(12, 1)).astype(np.float32)
+  got = grouped('rloo', r, num_samples=4)[0].reshape(3, 4)
+  r = r.reshape(3, 4)
+  wanted = (r - r.mean(1, keepdims=True)) * 4 / 3
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_grpo_is_standardised_by_group_and_ignores_ties():
+  got, _ = grouped('grpo', [[1.0], [3.0], [2.0], [2.0]])
+  np.testing.assert_allclose(got[:, 0], [-1, 1, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize('name', advantages.ESTIMATORS)
+def test_nothing_past_the_end_of_a_reply(name):
+  rewards, values, mask = map(jnp.array, random_case(3))
+  fn = advantages.make(name, gamma=1.0, lam=0.9, num_samples=2)
+  out = fn(rewards, values, mask)
+  moved = fn(rewards, values + 100.0 * (1 - mask), mask)
+  for a, b in zip(out, moved, strict=True):
+    np.testing.assert_array_equal(a, b)
+    assert not (a * (1 - mask)).any() and bool((out[0] * mask).any())
+
+
+def test_a_group_of_one_and_an_unknown_name_are_refused():
+  with pytest.raises(ValueError, match='a group of 1'):
+    grouped('rloo', [[1.0]], num_samples=1)
+  with pytest.raises(ValueError, match="advantage 'vtrace' is none of"):
+    advantages.make('vtrace', gamma=1.0, lam=1.0, num_samples=1)
