@@ -57,6 +57,14 @@ def token_logprobs(logits: Array, targets: Array) -> Array:
   return picked - jax.nn.logsumexp(logits, axis=-1)
 
 
+def entropy(logits: Array) -> Array:
+  """Entropy of the softmax, nats: logits [..., V] float32 -> [...]."""
+  shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+  weights = jnp.exp(shifted)
+  total = weights.sum(axis=-1)
+  return jnp.log(total) - (weights * shifted).sum(axis=-1) / total
+
+
 def chunked(fn: Callable[..., Array], chunk: int, *arrays: Array) -> Array:
   """fn over row chunks of [N, ...] arrays, recomputed in the backward pass.
 

@@ -13,18 +13,33 @@ from hh_jax import sharding
 from hh_jax.errors import InputError
 from hh_jax.types import Array, LossFn, Params, TrainState
 
-SCHEDULES = ('constant', 'linear', 'cosine')
+SCHEDULES = ('constant', 'linear', 'cosine', 'halving')
 
 
 def make_schedule(
-  name: str, *, lr: float, num_steps: int, warmup_steps: int
+  name: str,
+  *,
+  lr: float,
+  num_steps: int,
+  warmup_steps: int,
+  halve_every: int = 0,
 ) -> optax.Schedule:
-  """Learning rate as a pure function of the step; decays end at 0."""
+  """Learning rate as a pure function of the step, after a linear warm-up.
+
+  'linear' and 'cosine' end at 0; 'halving' halves it every `halve_every` steps
+  (Bai et al. 2022, 4.5).
+  """
+  if (name == 'halving') != (halve_every > 0):
+    raise InputError(
+      f"schedule 'halving' takes halve_every, the others none: {name!r} has "
+      f'{halve_every}'
+    )
   decay_steps = max(num_steps - warmup_steps, 1)
   decay = {
     'constant': optax.constant_schedule(lr),
     'linear': optax.linear_schedule(lr, 0.0, decay_steps),
     'cosine': optax.cosine_decay_schedule(lr, decay_steps),
+    'halving': lambda step: lr * 0.5 ** (step // max(halve_every, 1)),
   }
   if name not in decay:
     raise InputError(f'schedule {name!r} is none of {SCHEDULES}')
@@ -96,21 +111,75 @@ def state_from(
   return jax.jit(init, out_shardings=shardings)(params, key), shardings
 
 
+def _gradients(
+  loss_fn: LossFn, params: Params, batch: Any, key: Array
+) -> tuple[Params, dict[str, Array]]:
+  """Gradients and metrics, the loss among them."""
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, metrics), grads = grad_fn(params, batch, key)
+  return grads, {'loss': loss, **metrics}
+
+
+def _accumulated(
+  loss_fn: LossFn, params: Params, batch: Any, key: Array, *, num: int
+) -> tuple[Params, dict[str, Array]]:
+  """The same from `num` micro-batches, one after the other."""
+
+  def split(x: Array) -> Array:
+    # every num-th row, so that each device keeps its own rows
+    return jnp.moveaxis(x.reshape(-1, num, *x.shape[1:]), 1, 0)
+
+  def add(total: Params, micro_batch: Any):
+    grads, metrics = _gradients(loss_fn, params, micro_batch, key)
+    return jax.tree.map(jnp.add, total, grads), metrics
+
+  grads, metrics = jax.lax.scan(
+    add, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, batch)
+  )
+  return grads, {
+    name: x.max(axis=0) if name.endswith('_max') else x.sum(axis=0)
+    for name, x in metrics.items()
+  }
+
+
 def make_train_step(
-  loss_fn: LossFn, tx: optax.GradientTransformation, shardings: Any
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  shardings: Any,
+  *,
+  num_micro_batches: int = 1,
+  skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-  """The jitted step(state, batch) -> (state, metrics); `state` is donated."""
+  """The jitted step(state, batch) -> (state, metrics); `state` is donated.
+
+  With micro-batches the loss and its metrics have to be sums over rows (those
+  named `*_max`: maxima); all rows count in one optimizer step. With
+  skip_nonfinite a loss or gradient that is not finite changes nothing but the
+  step, and the metric `skipped` is 1.
+  """
 
   def train_step(state: TrainState, batch: Any):
     key = jax.random.fold_in(state.key, state.step)
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, metrics), grads = grad_fn(state.params, batch, key)
+    if num_micro_batches == 1:
+      grads, metrics = _gradients(loss_fn, state.params, batch, key)
+    else:
+      grads, metrics = _accumulated(
+        loss_fn, state.params, batch, key, num=num_micro_batches
+      )
+    metrics['grad_norm'] = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if skip_nonfinite:
+      is_finite = jnp.isfinite(metrics['loss'] + metrics['grad_norm'])
+      params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+      )
+      metrics['skipped'] = 1.0 - is_finite
     state = state.replace(
       step=state.step + 1, params=params, opt_state=opt_state
     )
-    metrics = {'loss': loss, 'grad_norm': optax.tree.norm(grads), **metrics}
     return state, metrics
 
   return jax.jit(

@@ -72,15 +72,30 @@ class Samples:
 
 @flax.struct.dataclass
 class Rollout:
-  """What one PPO minibatch needs; reply arrays are [B, R]."""
+  """Scored replies, ready for policy updates; reply arrays are [B, R]."""
 
   tokens: Array  # int32 [B, P + R]
   prompt_lengths: Array  # int32 [B]
   reply_mask: Array  # float32 [B, R], 1 on sampled tokens
   logprobs: Array  # float32 [B, R], nats, of the policy that sampled
+  ref_logprobs: Array  # float32 [B, R], nats, of the reference
   values: Array  # float32 [B, R], PM units, before each token
-  advantages: Array  # float32 [B, R], whitened
+  advantages: Array  # float32 [B, R]
   returns: Array  # float32 [B, R], PM units
+  kl_coef: Array  # float32 [B], PM units a nat; of the KL in the loss
+
+
+@flax.struct.dataclass
+class PolicyBatch:
+  """What one policy update, or a micro-batch of it, learns from.
+
+  Losses are sums of `weights` (and of `text.loss_mask`) times a quantity, so
+  that the losses of micro-batches add up to that of their minibatch.
+  """
+
+  rollout: Rollout
+  weights: Array  # float32 [B, R], what a token counts
+  text: TokenBatch | None  # ordinary text (PPO-ptx), rows [M, T]
 
 
 @flax.struct.dataclass

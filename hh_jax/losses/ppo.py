@@ -1,56 +1,127 @@
-"""PPO's loss on one minibatch. Axis letters: B batch, R reply columns."""
+"""Policy losses on one minibatch. Axis letters: B batch, R reply columns.
+
+All losses and metrics are sums over tokens of a weight times a quantity (those
+named `*_max` are maxima), so micro-batches of a minibatch add up to it.
+"""
 
 from collections.abc import Callable
 
 import chex
+import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays
-from hh_jax.types import Array, LossFn, Params, Rollout
+from hh_jax.rl import kl
+from hh_jax.types import Array, LossFn, Params, PolicyBatch, Rollout
 
 # (params, rollout) -> (logprobs, entropy, values), float32 [B, R] each
 PolicyFn = Callable[[Params, Rollout], tuple[Array, Array, Array]]
+# (params, rows of text) -> loss []
+TextFn = Callable[[Params, Array], Array]
+
+AGGREGATES = ('token_mean', 'sequence_mean', 'fixed_length')
+
+
+def token_weights(mask: Array, *, aggregate: str) -> Array:
+  """What each reply token of a minibatch counts in its loss, float32 [B, R].
+
+  'token_mean': every token alike; 'sequence_mean': every reply alike, its
+  tokens sharing its weight (GRPO); 'fixed_length': 1 / (B * R) each, whatever
+  the lengths (Liu et al. 2025). The first two sum to 1.
+  """
+  mask = mask.astype(jnp.float32)
+  if aggregate == 'token_mean':
+    return mask / jnp.maximum(mask.sum(), 1.0)
+  if aggregate == 'sequence_mean':
+    lengths = mask.sum(axis=1, keepdims=True)
+    rows = jnp.maximum((lengths > 0).sum(), 1)
+    return mask / jnp.maximum(lengths, 1.0) / rows
+  if aggregate == 'fixed_length':
+    return mask / mask.size
+  raise ValueError(f'aggregate {aggregate!r} is none of {AGGREGATES}')
+
+
+def value_loss(values: Array, rollout: Rollout, *, value_clip: float) -> Array:
+  """Half the squared error of each value, PM units squared [B, R].
+
+  With value_clip > 0 the larger one of it and that of a value which moved by
+  at most value_clip PM units (Ziegler et al. 2019's code).
+  """
+  error = jnp.square(values - rollout.returns)
+  if value_clip:
+    move = jnp.clip(values - rollout.values, -value_clip, value_clip)
+    clipped_error = jnp.square(rollout.values + move - rollout.returns)
+    error = jnp.maximum(error, clipped_error)
+  return 0.5 * error
 
 
 def ppo_loss(
-  policy_fn: PolicyFn, *, clip_eps: float, value_clip: float, value_coef: float
+  policy_fn: PolicyFn,
+  *,
+  clip_eps: float,
+  value_clip: float,
+  value_coef: float,
+  entropy_coef: float,
+  kl_estimator: str,
+  text_fn: TextFn | None = None,
+  text_coef: float = 0.0,
 ) -> LossFn:
-  """Clipped surrogate (Schulman et al. 2017, eq. 7) plus value regression.
+  """Clipped surrogate (Schulman et al. 2017, eq. 7) and what is added to it.
 
-  The value loss is 0.5 * max of the squared errors with and without clipping
-  the move of the value to +- value_clip PM units (Ziegler et al. 2019's code).
-  Means are over reply tokens.
+  + value_coef * value loss - entropy_coef * entropy + rollout.kl_coef * KL to
+  the reference (kl_estimator 'k2' or 'k3'; see rl/kl.py) + text_coef * text
+  loss (PPO-ptx, Ouyang et al. 2022). A coefficient of 0 leaves its term out
+  of the gradient.
   """
 
-  def loss_fn(params: Params, rollout: Rollout, key: Array):
+  def loss_fn(params: Params, batch: PolicyBatch, key: Array):
     del key
+    rollout, weights = batch.rollout, batch.weights
     logprobs, entropy, values = policy_fn(params, rollout)
-    chex.assert_equal_shape(
-      [logprobs, values, rollout.reply_mask, rollout.advantages]
-    )
-    mask = rollout.reply_mask
-    log_ratio = (logprobs - rollout.logprobs) * mask
+    chex.assert_equal_shape([logprobs, entropy, values, weights])
+
+    def mean(x: Array) -> Array:
+      return (x * weights).sum()
+
+    log_ratio = kl.clamp((logprobs - rollout.logprobs) * rollout.reply_mask)
     ratio, adv = jnp.exp(log_ratio), rollout.advantages
     clipped = jnp.clip(ratio, 1 - clip_eps, 1 + clip_eps)
-    surrogate = jnp.minimum(ratio * adv, clipped * adv)
-
-    move = jnp.clip(values - rollout.values, -value_clip, value_clip)
-    error = jnp.square(values - rollout.returns)
-    clipped_error = jnp.square(rollout.values + move - rollout.returns)
-    value_loss = 0.5 * arrays.masked_mean(
-      jnp.maximum(error, clipped_error), mask
+    to_reference = kl.estimate(
+      (logprobs - rollout.ref_logprobs) * rollout.reply_mask, kl_estimator
     )
-    policy_loss = -arrays.masked_mean(surrogate, mask)
-    unexplained = arrays.masked_var(rollout.returns - rollout.values, mask)
-    spread = arrays.masked_var(rollout.returns, mask)
-    return policy_loss + value_coef * value_loss, {
-      'policy_loss': policy_loss,
-      'value_loss': value_loss,
-      'approx_kl': arrays.masked_mean(ratio - 1 - log_ratio, mask),
-      'clip_fraction': arrays.masked_mean(jnp.abs(ratio - 1) > clip_eps, mask),
-      'ratio_max': ratio.max(),
-      'entropy': arrays.masked_mean(entropy, mask),
-      'explained_variance': 1 - unexplained / (spread + 1e-8),
+    terms = {
+      'policy_loss': -mean(jnp.minimum(ratio * adv, clipped * adv)),
+      'value_loss': mean(value_loss(values, rollout, value_clip=value_clip)),
+      'entropy': mean(entropy),
+      'kl_loss': mean(to_reference * rollout.kl_coef[:, None]),
     }
+    if text_fn is not None:
+      terms['text_loss'] = text_fn(params, batch.text)
+    loss = terms['policy_loss'] + terms['kl_loss']
+    if value_coef:
+      loss += value_coef * terms['value_loss']
+    if entropy_coef:
+      loss -= entropy_coef * terms['entropy']
+    if text_fn is not None:
+      loss += text_coef * terms['text_loss']
+    moved = _moved(log_ratio, weights, clip_eps=clip_eps)
+    return loss, terms | jax.lax.stop_gradient(moved)
 
   return loss_fn
+
+
+def _moved(
+  log_ratio: Array, weights: Array, *, clip_eps: float
+) -> dict[str, Array]:
+  """How far the policy is from the one that sampled; [B, R] -> [] each."""
+  ratio = jnp.exp(log_ratio)
+  quantities = {
+    'approx_kl_k2': kl.estimate(log_ratio, 'k2'),
+    'approx_kl_k3': ratio - 1 - log_ratio,
+    'clip_fraction': jnp.abs(ratio - 1) > clip_eps,
+    'ratio': ratio,
+    'clamped': jnp.abs(log_ratio) >= kl.MAX_LOG_RATIO,
+  }
+  return {name: (x * weights).sum() for name, x in quantities.items()} | {
+    'ratio_max': ratio.max(),
+    'log_ratio_abs_max': jnp.abs(log_ratio).max(),
+  }

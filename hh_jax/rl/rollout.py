@@ -1,6 +1,6 @@
-"""Sampling, scoring and advantages as one device call; updates as another.
+"""The phases of an iteration, each one device call: sample, score, update.
 
-Axis letters: B batch, P prompt, R reply columns.
+Axis letters: B batch, P prompt, R reply columns, E epochs, M minibatches.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,20 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hh_jax import arrays, sampling
+from hh_jax.losses import ppo
 from hh_jax.model import Transformer
-from hh_jax.rl import advantages, ensemble, rewards
+from hh_jax.rl import advantages, ensemble, kl, rewards
 from hh_jax.rl import policy as policy_lib
-from hh_jax.types import Array, Params, Prompts, Rollout, Samples, TrainState
+from hh_jax.types import (
+  Array,
+  Params,
+  PolicyBatch,
+  Prompts,
+  Rollout,
+  Samples,
+  TokenBatch,
+  TrainState,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +35,36 @@ class Networks:
 
   policy: Transformer  # of the policy and of the reference
   value: Transformer
+  values: str  # where values come from: see policy.ActorCritic
   pm: Transformer  # of every preference model
   combine: ensemble.CombineFn  # scores of the members of an ensemble
   distribution: sampling.SamplingDistribution
   max_reply: int
   end_id: int  # the end-of-context token
   chunk: int  # tokens whose logits exist at a time
+
+  @property
+  def actor_critic(self) -> policy_lib.ActorCritic:
+    return policy_lib.ActorCritic(
+      policy=self.policy,
+      value=self.value,
+      values=self.values,
+      distribution=self.distribution,
+      max_reply=self.max_reply,
+      chunk=self.chunk,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewarding:
+  """How scores become advantages."""
+
+  kl_estimator: str  # one of kl.ESTIMATORS
+  kl_in_reward: bool  # or in the loss
+  no_stop: str  # one of rewards.NO_STOP
+  no_stop_penalty: float  # PM units
+  advantage_fn: advantages.AdvantageFn
+  whiten: bool  # advantages, over the tokens of the batch
 
 
 def draw(
@@ -73,64 +107,96 @@ def compare(
   )
 
 
-def make_collect(
-  nets: Networks,
-  *,
-  kl_coef: float,
-  gamma: float,
-  lam: float,
-  no_stop_penalty: float,
-) -> Callable[..., tuple[Rollout, dict[str, Array]]]:
-  """The jitted collect(params, frozen, prompts, key) -> (rollout, metrics).
+def make_sample(
+  nets: Networks, *, num_samples: int
+) -> Callable[[Params, Prompts, Array], Samples]:
+  """The jitted sample(policy, prompts, key): num_samples replies a prompt.
 
-  `params` is {'policy', 'value'}; `frozen` is {'reference', 'pm',
-  'score_mean'}, the last being subtracted from every PM score.
+  The replies of one prompt lie in adjacent rows.
   """
 
-  def collect(params: Params, frozen: Params, prompts: Prompts, key: Array):
-    row_ids = jnp.arange(prompts.tokens.shape[0])
-    samples = draw(nets, params['policy'], prompts, key, row_ids)
-    pm_score = judge(nets, frozen['pm'], samples) - frozen['score_mean']
+  def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
+    rows = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), prompts)
+    return draw(nets, policy, rows, key, jnp.arange(rows.tokens.shape[0]))
+
+  return jax.jit(sample)
+
+
+def make_score(
+  nets: Networks, how: Rewarding
+) -> Callable[..., tuple[Rollout, dict[str, Array]]]:
+  """The jitted score(params, frozen, controls, samples) -> (rollout, metrics).
+
+  `params` are the trained networks', `frozen` {'reference', 'pm'}; `controls`
+  {'kl_coef', 'score_mean', 'score_std'}, float32 [] each: a PM score counts
+  less the mean and over the deviation.
+  """
+  actor_critic = nets.actor_critic
+
+  def score(params, frozen, controls, samples: Samples):
+    pm_score = judge(nets, frozen['pm'], samples)
     mask = samples.reply_mask
-    seen = compare(nets, params['policy'], frozen['reference'], samples)
-    values = mask * policy_lib.reply_values(
-      nets.value,
-      params['value'],
-      samples.tokens,
-      samples.prompt_lengths,
-      max_reply=nets.max_reply,
+    where = (samples.tokens, samples.prompt_lengths)
+    logprobs, entropy, values = actor_critic(params, *where)
+    ref_logprobs = actor_critic.logprobs(frozen['reference'], *where)
+    log_ratio = (logprobs - ref_logprobs) * mask
+    estimates = {name: kl.estimate(log_ratio, name) for name in kl.ESTIMATORS}
+    centred = (pm_score - controls['score_mean']) / controls['score_std']
+    stopped = rewards.stopped_score(
+      centred,
+      samples.is_stopped,
+      no_stop=how.no_stop,
+      penalty=how.no_stop_penalty,
     )
-    score = rewards.policy_score(
-      pm_score, samples.is_stopped, no_stop_penalty=no_stop_penalty
-    )
+    coef = controls['kl_coef']
     reward = rewards.kl_rewards(
-      score, seen['logprobs'], seen['ref_logprobs'], mask, kl_coef=kl_coef
+      stopped,
+      estimates[how.kl_estimator],
+      mask,
+      kl_coef=coef * how.kl_in_reward,
     )
-    advs, returns = advantages.gae(reward, values, mask, gamma=gamma, lam=lam)
+    values = values * mask
+    advs, returns = how.advantage_fn(reward, values, mask)
     rollout = Rollout(
       tokens=samples.tokens,
       prompt_lengths=samples.prompt_lengths,
       reply_mask=mask,
-      logprobs=seen['logprobs'] * mask,
+      logprobs=logprobs * mask,
+      ref_logprobs=ref_logprobs * mask,
       values=values,
-      advantages=arrays.whiten(advs, mask),
+      advantages=arrays.whiten(advs, mask) if how.whiten else advs,
       returns=returns,
+      kl_coef=jnp.full(
+        pm_score.shape, 0.0 if how.kl_in_reward else coef, jnp.float32
+      ),
     )
-    error = jnp.abs(seen['logprobs'] - samples.logprobs) * mask
-    return rollout, {
+    return rollout, _seen(samples, rollout, estimates) | {
       'pm_score': pm_score.mean(),
       'pm_score_std': pm_score.std(),
+      'score': stopped.mean(),
       'reward': reward.sum(axis=1).mean(),
-      'kl': (seen['kl'] * mask).sum(axis=1).mean(),
-      'kl_k1': (
-        ((seen['logprobs'] - seen['ref_logprobs']) * mask).sum(axis=1).mean()
-      ),
-      'length': samples.reply_lengths.mean(),
-      'stop_rate': samples.is_stopped.mean(),
-      'sampler_error': error.max(),
+      'entropy': arrays.masked_mean(entropy, mask),
     }
 
-  return jax.jit(collect)
+  return jax.jit(score)
+
+
+def _seen(
+  samples: Samples, rollout: Rollout, estimates: dict[str, Array]
+) -> dict[str, Array]:
+  """What a rollout says about the policy that sampled it."""
+  mask = rollout.reply_mask
+  unexplained = arrays.masked_var(rollout.returns - rollout.values, mask)
+  spread = arrays.masked_var(rollout.returns, mask)
+  error = jnp.abs(rollout.logprobs - samples.logprobs) * mask
+  kls = {f'kl_{k}': x.sum(axis=1).mean() for k, x in estimates.items()}
+  return kls | {
+    'explained_variance': 1 - unexplained / (spread + 1e-8),
+    'value': arrays.masked_mean(rollout.values, mask),
+    'length': samples.reply_lengths.mean(),
+    'stop_rate': samples.is_stopped.mean(),
+    'sampler_error': error.max(),
+  }
 
 
 def make_update(
@@ -139,16 +205,25 @@ def make_update(
   shardings: Any,
   num_epochs: int,
   num_minibatches: int,
-) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]:
-  """The jitted update(state, rollout): every minibatch of every epoch.
+  aggregate: str,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  """The jitted update(state, rollout, text): all minibatches of all epochs.
 
-  Minibatches are redrawn each epoch; metrics are [epochs * minibatches].
-  `shardings` are those of the state, which it keeps: otherwise the second
-  iteration would compile everything again.
+  Minibatches are redrawn each epoch; metrics are [E * M]. `text` has E * M
+  times the rows of a minibatch, or is None. `shardings` are those of the
+  state, which it keeps: otherwise the second iteration would compile
+  everything again.
   """
   row_sharding = NamedSharding(shardings.step.mesh, P('fsdp'))
+  num_updates = num_epochs * num_minibatches
 
-  def update(state: TrainState, rollout: Rollout):
+  def placed(tree: Any) -> Any:
+    # gathered rows would otherwise be whole on every device
+    return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, row_sharding), tree
+    )
+
+  def update(state: TrainState, rollout: Rollout, text: TokenBatch | None):
     batch = rollout.tokens.shape[0]
 
     def rows(epoch: Array) -> Array:
@@ -156,18 +231,21 @@ def make_update(
       order = jax.random.permutation(jax.random.fold_in(key, epoch), batch)
       return order.reshape(num_minibatches, -1)
 
-    index = jax.vmap(rows)(jnp.arange(num_epochs))
+    def body(state: TrainState, xs: tuple[Array, TokenBatch | None]):
+      index, text = xs
+      minibatch = placed(jax.tree.map(lambda x: x[index], rollout))
+      if text is not None:
+        text = placed(text)
+        targets = jnp.maximum(text.loss_mask.sum(), 1.0)
+        text = text.replace(loss_mask=text.loss_mask / targets)
+      weights = ppo.token_weights(minibatch.reply_mask, aggregate=aggregate)
+      return train_step(state, PolicyBatch(minibatch, weights, text))
 
-    def body(state: TrainState, rows: Array):
-      # gathered rows would otherwise be whole on every device
-      minibatch = jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x[rows], row_sharding),
-        rollout,
-      )
-      return train_step(state, minibatch)
-
-    index = index.reshape(-1, batch // num_minibatches)
-    return jax.lax.scan(body, state, index)
+    index = jax.vmap(rows)(jnp.arange(num_epochs)).reshape(num_updates, -1)
+    text = jax.tree.map(
+      lambda x: x.reshape(num_updates, -1, *x.shape[1:]), text
+    )
+    return jax.lax.scan(body, state, (index, text))
 
   return jax.jit(
     update, donate_argnames='state', out_shardings=(shardings, None)
@@ -179,8 +257,8 @@ def make_evaluate(
 ) -> Callable[..., tuple[Samples, dict[str, Array]]]:
   """The jitted evaluate(policy, frozen, prompts, key, row_ids).
 
-  Returns the samples and, each [B]: the exact KL to the reference and its k1
-  estimate (nats a reply), and the raw score of every PM named.
+  Returns the samples and, each [B]: the exact KL to the reference and its
+  estimates (nats a reply), and the raw score of every PM named.
   """
 
   def evaluate(policy, frozen, prompts, key, row_ids):
@@ -191,7 +269,10 @@ def make_evaluate(
     scores = {name: judge(nets, frozen[name], samples) for name in pm_names}
     return samples, {
       'kl': (seen['kl'] * mask).sum(axis=1),
-      'kl_k1': log_ratio.sum(axis=1),
+      **{
+        f'kl_{name}': kl.estimate(log_ratio, name).sum(axis=1)
+        for name in kl.ESTIMATORS
+      },
       **scores,
     }
 
