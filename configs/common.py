@@ -60,6 +60,21 @@ def ensemble() -> ml_collections.ConfigDict:
   )
 
 
+def alarms() -> ml_collections.ConfigDict:
+  """What a policy run warns of, or stops at; 0 switches one off.
+
+  Thresholds are our choice: Bai et al. 2022 stay below 100 nats.
+  """
+  return config(
+    action='warn',  # 'stop'
+    max_kl=100.0,  # nats a reply
+    max_pm_gap=0.5,  # PM units: training PM's gain less the held-out PM's
+    max_repetition=0.5,  # share of 4-grams repeated within a reply
+    min_stop_rate=0.02,  # share of replies that end by themselves
+    max_failed=3,  # iterations on end whose updates are not finite
+  )
+
+
 def mesh() -> ml_collections.ConfigDict:
   return config(fsdp=-1, model=1)
 

@@ -18,6 +18,8 @@ from hh_jax.model import Transformer
 from hh_jax.types import Params, TrainState
 
 CARD = 'model.json'
+# Folders of a run: every checkpoint that is kept, and the best by some score.
+STEPS, BEST = 'checkpoints', 'best'
 
 
 def _abstract(tree: Any) -> Any:
@@ -38,9 +40,14 @@ class Checkpoints:
   """
 
   def __init__(
-    self, workdir: str | pathlib.Path, *, keep: int = 1, every: int = 0
+    self,
+    workdir: str | pathlib.Path,
+    *,
+    keep: int = 1,
+    every: int = 0,
+    folder: str = STEPS,
   ):
-    path = pathlib.Path(workdir).absolute() / 'checkpoints'
+    path = pathlib.Path(workdir).absolute() / folder
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if every:
       policies.append(ocp.checkpoint_managers.EveryNSteps(every))
@@ -87,6 +94,13 @@ class Checkpoints:
     self._manager.close()
 
 
+def save_best(workdir: str | pathlib.Path, state: TrainState) -> None:
+  """Makes this state the one that `RUN@best` names."""
+  checkpoints = Checkpoints(workdir, folder=BEST)
+  checkpoints.save(state, {})
+  checkpoints.close()
+
+
 def write_card(
   workdir: str | pathlib.Path, model: Transformer, tokenizer_fingerprint: str
 ) -> None:
@@ -120,22 +134,25 @@ def load_params(
   mesh: Mesh,
   *,
   tokenizer_fingerprint: str,
-  step: int | None = None,
+  step: int | str | None = None,
   part: str | None = None,
 ) -> Params:
   """The parameters of a run at a step (None: the newest), over the mesh.
 
-  `part` names a network of a tree that holds several, such as 'policy'.
+  Step BEST is what save_best kept. `part` names a network of a tree that holds
+  several, such as 'policy'.
 
   Raises:
     InputError: no checkpoint at that step, or one of another size or tokenizer.
   """
   check_card(run, model, tokenizer_fingerprint)
-  path = pathlib.Path(run).absolute() / 'checkpoints'
+  path = pathlib.Path(run).absolute() / (BEST if step == BEST else STEPS)
+  step = None if step == BEST else step
   manager = ocp.CheckpointManager(path) if path.is_dir() else None
   steps = sorted(manager.all_steps()) if manager else []
   if not steps:
-    raise InputError(f'{run} has no checkpoint yet')
+    kind = f'{BEST} checkpoint' if path.name == BEST else 'checkpoint yet'
+    raise InputError(f'{run} has no {kind}')
   if step is not None and step not in steps:
     there = ', '.join(map(str, steps))
     raise InputError(

@@ -1,6 +1,6 @@
 """Rows -> batches with grain; the iterator's state goes into checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -63,6 +63,31 @@ def train_batches(
     rows = pad_rows(rows, batch_size)
   dataset = grain.MapDataset.source(_Rows(rows))
   dataset = dataset.seed(seed).shuffle().repeat(num_epochs)
+  return _batched(dataset, batch_size)
+
+
+def mixed_batches(
+  parts: Sequence[Any],
+  weights: Sequence[float],
+  *,
+  batch_size: int,
+  seed: int,
+) -> grain.DatasetIterator:
+  """Endless shuffled batches of several sets of rows, mixed by weight.
+
+  Of every run of rows each set gets its share, in a fixed pattern; weights
+  need not sum to 1. A set that is short comes round more often.
+  """
+  datasets = [
+    grain.MapDataset.source(_Rows(rows)).seed(seed + i).shuffle().repeat()
+    for i, rows in enumerate(parts)
+  ]
+  return _batched(grain.MapDataset.mix(datasets, weights), batch_size)
+
+
+def _batched(
+  dataset: grain.MapDataset, batch_size: int
+) -> grain.DatasetIterator:
   dataset = dataset.batch(batch_size, drop_remainder=True)
   # no threads: rows are in memory and the order must not depend on timing
   options = grain.ReadOptions(num_threads=0)

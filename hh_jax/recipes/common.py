@@ -74,9 +74,12 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
 
 
 def make_optimizer(
-  config: ml_collections.ConfigDict, *, num_steps: int
+  config: ml_collections.ConfigDict, *, num_steps: int, halve_every: int = 0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """AdamW of `config.optimizer` for a run of num_steps, and its schedule."""
+  """AdamW of `config.optimizer` for a run of num_steps, and its schedule.
+
+  `halve_every` is in optimizer steps, for the schedule 'halving'.
+  """
   for name in ('lr', 'warmup_steps', 'weight_decay', 'eps'):
     check_range(config, name, 0, section='optimizer')
   # 0 would train nothing
@@ -88,6 +91,7 @@ def make_optimizer(
     lr=config.lr,
     num_steps=num_steps,
     warmup_steps=config.warmup_steps,
+    halve_every=halve_every,
   )
   tx = train.make_optimizer(
     schedule,
@@ -100,17 +104,22 @@ def make_optimizer(
   return tx, schedule
 
 
-def split_step(link: str) -> tuple[str, int | None]:
+def split_step(link: str) -> tuple[str, int | str | None]:
   """(RUN, STEP) of 'RUN@STEP', or (RUN, None) of a run alone.
 
-  The checkpoint that RUN/checkpoints/STEP holds, in optimizer steps. A
-  directory whose own name has an @ is a run. InputError where STEP is none.
+  The checkpoint that RUN/checkpoints/STEP holds, in optimizer steps; 'best' is
+  that of RUN/best. A directory whose own name has an @ is a run. InputError
+  where STEP is none.
   """
   run, at, step = link.rpartition('@')
   if not at or '/' in step or pathlib.Path(link).is_dir():
     return link, None
+  if step == native.BEST:
+    return run, step
   if not (step.isascii() and step.isdigit()):
-    raise InputError(f'{link}: {step!r} is no step: want RUN or RUN@STEP')
+    raise InputError(
+      f'{link}: {step!r} is no step: want RUN, RUN@STEP or RUN@{native.BEST}'
+    )
   return run, int(step)
 
 

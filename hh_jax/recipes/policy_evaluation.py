@@ -17,6 +17,8 @@ from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader, sources
 from hh_jax.data.examples import Prompt
+from hh_jax.errors import InputError
+from hh_jax.rl import controls
 from hh_jax.types import Params, Prompts
 
 
@@ -111,11 +113,26 @@ class Log:
     self._dir = pathlib.Path(workdir)
     self._evaluator = evaluator
 
+  @property
+  def reference_mean(self) -> float:
+    """Mean training-PM score of the reference's samples, PM units."""
+    return float(self._reference_scores.mean())
+
   @functools.cached_property
-  def score_mean(self) -> np.ndarray:
-    """Mean training-PM score of the reference's samples, float32 []."""
-    start = np.load(self._dir / 'eval_start.npz')
-    return np.float32(start['pm_score'].mean())
+  def _reference_scores(self) -> np.ndarray:
+    """Training-PM scores of the reference's samples, PM units."""
+    return np.load(self._dir / 'eval_start.npz')['pm_score']
+
+  def initial_controls(self, config: Any) -> controls.Controls:
+    """Scores are normalised on the reference's before the first update."""
+    try:
+      return controls.initial(
+        self._reference_scores,
+        kl_coef=config.kl_coef,
+        score_norm=config.score_norm,
+      )
+    except ValueError as error:
+      raise InputError(str(error)) from error
 
   def __call__(
     self, step: int, policy: Params, frozen: Params
@@ -143,7 +160,7 @@ class Log:
     self, step: int, values: dict[str, np.ndarray], replies: list[str]
   ) -> None:
     """Replaces the later replies in samples.jsonl; those of step 0 stay."""
-    centred = values | {'pm_score': values['pm_score'] - self.score_mean}
+    centred = values | {'pm_score': values['pm_score'] - self.reference_mean}
     rows = self._evaluator.samples(step, centred, replies)
     path = self._dir / 'samples.jsonl'
     if step:
@@ -160,7 +177,7 @@ def read_gains(workdir: str) -> dict[str, float]:
   start = np.load(pathlib.Path(workdir) / 'eval_start.npz')
   last = np.load(pathlib.Path(workdir) / 'eval_last.npz')
   out = {}
-  for name in ('kl', 'kl_k1'):
+  for name in ('kl', 'kl_k1', 'kl_k2', 'kl_k3'):
     out[f'start/{name}'] = float(np.abs(start[name]).max())
     out[f'last/{name}'], out[f'last/{name}_se'] = clustered(last[name])
   for name in last.files:

@@ -1,153 +1,150 @@
-"""Trains a policy against a preference model with PPO."""
+"""Trains a policy against a preference model: PPO, RLOO, GRPO, REINFORCE."""
 
-from collections.abc import Sequence
-import contextlib
-import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 import ml_collections
-import numpy as np
 
-from hh_jax import metrics as metrics_lib
-from hh_jax import sampling, sharding, train
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
-from hh_jax.data import loader, packing, sources
-from hh_jax.data.examples import Prompt
+from hh_jax.data import loader, sources
 from hh_jax.errors import InputError
 from hh_jax.losses import ppo
-from hh_jax.recipes import common, ensembles, policy_evaluation
-from hh_jax.rl import policy as policy_lib
+from hh_jax.recipes import (
+  common,
+  policy_evaluation,
+  policy_networks,
+  policy_prompts,
+  policy_training,
+  pretrain,
+)
+from hh_jax.rl import advantages, alarms, controls, kl, rewards
 from hh_jax.rl import rollout as rollout_lib
-from hh_jax.types import Params, Prompts, TrainState
+from hh_jax.types import Params
 
-VALUE_INITS = ('pm', 'policy')
 COUNTS = (  # config fields of 1 or more
   'max_prompt',
   'max_reply',
+  'samples_per_prompt',
   'num_iterations',
   'num_epochs',
   'num_minibatches',
+  'num_micro_batches',
   'head_chunk',
+  'kl_horizon',
   'eval_every',
   'eval_samples',
   'save_every',
 )
-
-
-def pack(
-  prompts: Sequence[Prompt],
-  tokenizer: tokenizer_lib.Tokenizer,
-  *,
-  max_prompt: int,
-) -> tuple[Prompts, int]:
-  """Left-padded prompts that fit max_prompt, and how many did not."""
-  ids = tokenizer.encode_batch([prompt.text for prompt in prompts])
-  ids = [[tokenizer.bos_id, *prompt] for prompt in ids]
-  rows, dropped = packing.pad_prompts(ids, length=max_prompt)
-  if not loader.num_rows(rows):
-    raise InputError(f'no prompt fits config.max_prompt {max_prompt}')
-  return rows, dropped
+CHOICES = {  # config field -> its values
+  'advantage': advantages.ESTIMATORS,
+  'aggregate': ppo.AGGREGATES,
+  'kl_estimator': kl.ESTIMATORS,
+  'kl_in': ('reward', 'loss'),
+  'no_stop': rewards.NO_STOP,
+  'score_norm': controls.SCORE_NORMS,
+  'value_net': tuple(policy_networks.VALUE_NETS),
+}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for settings that cannot work, or not together."""
   common.check_positive(config, *COUNTS)
   common.check_checkpoints(config)
-  mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh)
-  common.check_batch(config, mesh, name='eval_batch_size')
-  rows = mesh.shape['fsdp'] * config.num_minibatches
-  if config.batch_size % rows:
-    raise InputError(
-      f'config.batch_size {config.batch_size} is not divisible by '
-      f'num_minibatches={config.num_minibatches} x fsdp={mesh.shape["fsdp"]}'
-    )
-  if config.value_init not in VALUE_INITS:
-    raise InputError(
-      f'config.value_init {config.value_init!r} is none of {VALUE_INITS}'
-    )
-  for name in ('kl_coef', 'no_stop_penalty', 'value_coef'):
+  for name, allowed in CHOICES.items():
+    if config[name] not in allowed:
+      raise InputError(
+        f'config.{name} {config[name]!r} is none of {", ".join(allowed)}'
+      )
+  for name in (
+    'kl_coef', 'kl_target', 'no_stop_penalty', 'value_coef', 'value_clip',
+    'entropy_coef', 'ptx_coef', 'ptx_rows', 'halve_every',
+  ):  # fmt: skip
     common.check_range(config, name, 0)
   for name in ('gamma', 'lam'):
     common.check_range(config, name, 0, 1)
-  for name in ('clip_eps', 'value_clip'):
-    common.check_range(config, name, 1e-9)
-  ensembles.check(config)
-  for member in ensembles.members(config) if config.heldout_pm else ():
-    if _same(config.heldout_pm, member):
-      raise InputError(
-        f'config.heldout_pm {config.heldout_pm} is the PM that trains the '
-        'policy'
-      )
+  common.check_range(config, 'clip_eps', 1e-9)
   if not config.temperature > 0:
     raise InputError(f'config.temperature {config.temperature} is not positive')
+  check_batches(config, common.make_mesh(config.mesh))
+  check_combinations(config)
+  check_alarms(config.alarms)
+  policy_networks.check_pms(config)
+  policy_prompts.check(config)
 
 
-def _same(link: str, other: str) -> bool:
-  """Whether both are of one run, at whatever steps."""
-  paths = [pathlib.Path(common.split_step(x)[0]) for x in (link, other)]
-  return paths[0].resolve() == paths[1].resolve()
-
-
-def make_networks(
-  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
-) -> rollout_lib.Networks:
-  """The functions of policy, value and preference models."""
-  policy = common.make_model(config.model, tokenizer)
-  pm = common.make_model(config.pm_model, tokenizer)
-  return rollout_lib.Networks(
-    policy=policy,
-    value=pm if config.value_init == 'pm' else policy,
-    pm=pm,
-    combine=ensembles.make_combine(config),
-    distribution=sampling.reply_distribution(
-      tokenizer, temperature=config.temperature
-    ),
-    max_reply=config.max_reply,
-    end_id=tokenizer.eoc_id,
-    chunk=config.head_chunk,
-  )
-
-
-def load_frozen(
-  config: ml_collections.ConfigDict,
-  nets: rollout_lib.Networks,
-  mesh: Mesh,
-  fingerprint: str,
-) -> Params:
-  """Parameters that never change: reference, pm and, if named, heldout_pm.
-
-  'pm_score' is a tuple where config.ensemble has other members.
-  """
-
-  def load(link: str, model) -> Params:
-    return common.load_params(
-      config, link, model, mesh, fingerprint=fingerprint
+def check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+  """Raises InputError for batches that do not divide as they have to."""
+  common.check_batch(config, mesh)
+  common.check_batch(config, mesh, name='eval_batch_size')
+  fsdp = mesh.shape['fsdp']
+  parts = config.num_minibatches * config.num_micro_batches * fsdp
+  if config.batch_size % parts:
+    raise InputError(
+      f'config.batch_size {config.batch_size} is not divisible by '
+      f'num_minibatches={config.num_minibatches} x num_micro_batches='
+      f'{config.num_micro_batches} x fsdp={fsdp}'
+    )
+  if config.batch_size % (config.samples_per_prompt * fsdp):
+    raise InputError(
+      f'config.batch_size {config.batch_size} is not divisible by '
+      f'samples_per_prompt={config.samples_per_prompt} x fsdp={fsdp}'
+    )
+  if config.ptx_rows % (config.num_micro_batches * fsdp):
+    raise InputError(
+      f'config.ptx_rows {config.ptx_rows} is not divisible by '
+      f'num_micro_batches={config.num_micro_batches} x fsdp={fsdp}'
     )
 
-  frozen = {
-    'reference': load('init_from', nets.policy),
-    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint),
-  }
-  if config.heldout_pm:
-    frozen['heldout_pm_score'] = load('heldout_pm', nets.pm)
-  return frozen
+
+def check_combinations(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError for choices that do not go together."""
+  in_groups = config.advantage in advantages.OVER_GROUPS
+  if in_groups and config.samples_per_prompt < 2:
+    raise InputError(
+      f'config.advantage {config.advantage} compares the replies to one '
+      'prompt: samples_per_prompt must be 2 or more'
+    )
+  if in_groups != (config.value_net == 'none'):
+    raise InputError(
+      f'config.advantage {config.advantage} '
+      + ('learns no values: value_net must be none' if in_groups
+         else 'needs values: value_net must not be none')
+    )  # fmt: skip
+  if config.kl_in == 'loss' and config.kl_estimator == 'k1':
+    raise InputError(
+      'config.kl_in loss: the expected gradient of kl_estimator k1 is 0; take '
+      'k2 or k3'
+    )
+  if config.kl_target and not config.kl_coef:
+    raise InputError('config.kl_target cannot adapt a kl_coef of 0')
+  if bool(config.ptx_coef) != bool(config.ptx_rows):
+    raise InputError(
+      f'config.ptx_coef {config.ptx_coef} and ptx_rows {config.ptx_rows}: '
+      'either both or none'
+    )
+  halving = config.optimizer.schedule == 'halving'
+  if halving != bool(config.halve_every):
+    raise InputError(
+      f'config.halve_every {config.halve_every} goes with optimizer.schedule '
+      f'halving, not {config.optimizer.schedule}'
+    )
 
 
-def initial_state(
-  config: ml_collections.ConfigDict, frozen: Params, tx: Any, mesh: Mesh
-) -> tuple[TrainState, Any]:
-  """The policy starts as the reference, the value as config.value_init says."""
-  value = frozen['pm_score' if config.value_init == 'pm' else 'reference']
-  if isinstance(value, tuple):
-    value, *_ = value  # config.pm's
-  params = {'policy': frozen['reference'], 'value': value}
-  key = common.stream(config.seed, common.INIT)
-  return train.state_from(params, tx, key, mesh)
+def check_alarms(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError for thresholds that cannot be."""
+  for name in ('max_kl', 'max_pm_gap'):
+    common.check_range(config, name, 0, section='alarms')
+  for name in ('max_repetition', 'min_stop_rate'):
+    common.check_range(config, name, 0, 1, section='alarms')
+  common.check_range(config, 'max_failed', 1, section='alarms')
+  if config.action not in alarms.ACTIONS:
+    raise InputError(
+      f'config.alarms.action {config.action!r} is none of '
+      f'{", ".join(alarms.ACTIONS)}'
+    )
 
 
 def make_evaluator(
@@ -160,7 +157,9 @@ def make_evaluator(
 ) -> policy_evaluation.Evaluator:
   """Evaluates on config.eval_prompts test prompts, spread over all that fit."""
   prompts = source.prompts('test')
-  rows, _ = pack(prompts, tokenizer, max_prompt=config.max_prompt)
+  rows, _ = policy_prompts.pack(
+    prompts, tokenizer, max_prompt=config.max_prompt
+  )
   rows = loader.spread(rows, config.eval_prompts)
   if loader.num_rows(rows) < 2:
     raise InputError(
@@ -181,45 +180,21 @@ def make_evaluator(
   )
 
 
-def make_update(config, nets: rollout_lib.Networks, tx, shardings):
-  """The jitted update of the state with one rollout."""
-  policy_fn = policy_lib.make_policy_fn(
-    nets.policy,
-    nets.value,
-    distribution=nets.distribution,
-    max_reply=nets.max_reply,
-    chunk=nets.chunk,
+def make_text(
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> Any:
+  """Endless batches of text for an iteration's updates; None without PTX."""
+  if not config.ptx_coef:
+    return None
+  rows = pretrain.pack(
+    source.documents('train'), tokenizer, row_length=config.ptx_row_length
   )
-  loss_fn = ppo.ppo_loss(
-    policy_fn,
-    clip_eps=config.clip_eps,
-    value_clip=config.value_clip,
-    value_coef=config.value_coef,
+  updates = config.num_epochs * config.num_minibatches
+  return loader.train_batches(
+    rows, batch_size=config.ptx_rows * updates, seed=config.seed
   )
-  return rollout_lib.make_update(
-    train.make_train_step(loss_fn, tx, shardings),
-    shardings=shardings,
-    num_epochs=config.num_epochs,
-    num_minibatches=config.num_minibatches,
-  )
-
-
-def train_metrics(
-  step: int, rollout: dict[str, Any], update: dict[str, Any]
-) -> dict[str, float]:
-  """One iteration's scalars; those of minibatches are averaged.
-
-  The first minibatch must see the policy that sampled: its largest ratio is
-  logged by itself, 1 up to rounding.
-  """
-  rollout, update = jax.device_get((rollout, update))
-  out = {f'rollout/{k}': float(v) for k, v in rollout.items()}
-  out |= {f'ppo/{k}': float(np.mean(v)) for k, v in update.items()}
-  out['ppo/ratio_max'] = float(np.max(update['ratio_max']))
-  out['ppo/first_ratio_max'] = float(update['ratio_max'][0])
-  worst = {k: float(np.sum(update[k])) for k in ('loss', 'grad_norm')}
-  train.check_finite(worst, step=step, batch='this rollout')
-  return out
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
@@ -230,102 +205,49 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
-  nets = make_networks(config, tokenizer)
-  frozen = load_frozen(config, nets, mesh, tokenizer.fingerprint)
+  nets = policy_networks.make_networks(
+    config, tokenizer, value_net=config.value_net
+  )
+  frozen = policy_networks.load_frozen(
+    config, nets, mesh, tokenizer.fingerprint
+  )
   source = common.load_source(config.data)
-  prompts = source.prompts('train')
-  rows, dropped = pack(prompts, tokenizer, max_prompt=config.max_prompt)
+  prompts = policy_prompts.load(config, source, tokenizer)
   evaluator = make_evaluator(config, nets, frozen, source, tokenizer, mesh)
   native.write_card(workdir, nets.policy, tokenizer.fingerprint)
 
-  updates = config.num_iterations * config.num_epochs * config.num_minibatches
-  tx, _ = common.make_optimizer(config.optimizer, num_steps=updates)
-  state, shardings = initial_state(config, frozen, tx, mesh)
-  state = train_policy(
-    config,
-    workdir,
-    state=state,
-    frozen=frozen,
-    rows=rows,
-    collect=rollout_lib.make_collect(
-      nets,
-      kl_coef=config.kl_coef,
-      gamma=config.gamma,
-      lam=config.lam,
-      no_stop_penalty=config.no_stop_penalty,
-    ),
-    update=make_update(config, nets, tx, shardings),
-    evaluation=policy_evaluation.Log(workdir, evaluator),
-    mesh=mesh,
+  per_iteration = config.num_epochs * config.num_minibatches
+  tx, schedule = common.make_optimizer(
+    config.optimizer,
+    num_steps=config.num_iterations * per_iteration,
+    halve_every=config.halve_every * per_iteration // config.batch_size,
   )
-  summary = policy_evaluation.read_gains(workdir) | {
-    'train/iterations': config.num_iterations,
-    'train/samples': config.num_iterations * config.batch_size,
-    'train/optimizer_steps': int(state.step),
-    'train/prompts': loader.num_rows(rows),
-    'train/prompts_dropped_over_long': dropped,
+  state, shardings = policy_networks.initial_state(config, frozen, tx, mesh)
+  loop = policy_training.Loop(
+    config=config,
+    mesh=mesh,
+    frozen=frozen,
+    phases=policy_training.make_phases(config, nets, tx, shardings),
+    prompts=policy_prompts.batches(
+      prompts,
+      batch_size=config.batch_size // config.samples_per_prompt,
+      seed=config.seed,
+    ),
+    text=make_text(config, source, tokenizer),
+    state=state,
+  )
+  done = policy_training.train_policy(
+    loop,
+    workdir,
+    policy_evaluation.Log(workdir, evaluator),
+    key=common.stream(config.seed, common.SAMPLE),
+    schedule=schedule,
+  )
+  counts = {f'train/{name}': n for name, n in prompts.counts.items()}
+  summary = policy_evaluation.read_gains(workdir) | done | counts
+  summary |= {
+    'train/samples': done['train/iterations'] * config.batch_size,
+    'train/optimizer_steps': int(jax.device_get(loop.state.step)),
   }
   workdir_lib.write_summary(workdir, summary)
   return summary
-
-
-def train_policy(
-  config: ml_collections.ConfigDict,
-  workdir: str,
-  *,
-  state: TrainState,
-  frozen: Params,
-  rows: Prompts,
-  collect,
-  update,
-  evaluation: policy_evaluation.Log,
-  mesh: Mesh,
-) -> TrainState:
-  """The loop: sample and score, then update; evaluations in between."""
-  batches = loader.train_batches(
-    rows, batch_size=config.batch_size, seed=config.seed
-  )
-  per_iteration = config.num_epochs * config.num_minibatches
-  kept = config.checkpoints
-  checkpoints = native.Checkpoints(
-    workdir, keep=kept.keep, every=kept.every * per_iteration
-  )
-  if checkpoints.latest_step() is not None:
-    state, host = checkpoints.restore(state)
-    batches.set_state(host['batches'])
-  first = int(state.step) // per_iteration
-  key = common.stream(config.seed, common.SAMPLE)
-
-  with (
-    metrics_lib.MetricsWriter(
-      workdir, resume_step=first, **config.track
-    ) as writer,
-    metrics_lib.progress(config.num_iterations, 'ppo') as bar,
-    contextlib.closing(checkpoints),
-  ):
-    for i in range(first, config.num_iterations):
-      if i % config.eval_every == 0:
-        writer.write(i, evaluation(i, state.params['policy'], frozen))
-      batch = sharding.place(mesh, next(batches))
-      rollout, seen = collect(
-        state.params,
-        {
-          'reference': frozen['reference'],
-          'pm': frozen['pm_score'],
-          'score_mean': evaluation.score_mean,
-        },
-        batch,
-        jax.random.fold_in(key, i),
-      )
-      state, updated = update(state, rollout)
-      values = train_metrics(i + 1, seen, updated)
-      writer.write(i + 1, values)
-      bar.update(
-        i + 1,
-        {'pm': values['rollout/pm_score'], 'kl': values['rollout/kl']},
-      )
-      if (i + 1) % config.save_every == 0 or i + 1 == config.num_iterations:
-        checkpoints.save(state, {'batches': batches.get_state()})
-    last = config.num_iterations
-    writer.write(last, evaluation(last, state.params['policy'], frozen))
-  return state

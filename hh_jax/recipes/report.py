@@ -24,7 +24,7 @@ from hh_jax.recipes.report_data import Runs
 RUNS = ('pretrain', 'pm', 'heldout_pm', 'ppo')
 POLICY_PANELS = (  # rollout metric, evaluation metric, label
   ('rollout/pm_score', 'eval/pm_score', 'Training-PM score\n(PM units)'),
-  ('rollout/kl', 'eval/kl', 'KL to the start\n(nats a reply)'),
+  ('rollout/kl_k1', 'eval/kl', 'KL to the start\n(nats a reply)'),
 )
 REPLY_PANELS = (
   ('rollout/length', 'eval/length', 'Reply length\n(tokens)'),

@@ -35,6 +35,14 @@ class Done:
     assert self.err.count('\n') == 1 and self.err.endswith('\n'), self.err
     return self.err.removeprefix('hh_jax: error: ').strip()
 
+  @property
+  def error_line(self) -> str:
+    """The last line on stderr of a command that failed on its way."""
+    assert (self.code, self.out) == (2, ''), self
+    *_, line = self.err.splitlines()
+    assert line.startswith('hh_jax: error: '), self.err
+    return line
+
 
 @dataclasses.dataclass(frozen=True)
 class Chain:

@@ -64,7 +64,7 @@ def ppo_metrics(seed: int, *, has_gold: bool = True) -> list[dict]:
     length = 24 - 5 * step / 60
     if step:
       rows.append({'step': step, 'rollout/pm_score': gain + 3 * noise[0],
-                   'rollout/kl': root**2 + 10 * noise[1] * root,
+                   'rollout/kl_k1': root**2 + 10 * noise[1] * root,
                    'rollout/length': length + 10 * noise[2],
                    'rollout/stop_rate': 0.9 + 0.1 * step / 60,
                    'ppo/clip_fraction': 0.08 + noise[3],

@@ -55,7 +55,7 @@ def test_a_stage_starts_from_the_step_that_is_named(pretrained, run_stage):
 def test_a_step_that_is_not_there(pretrained, run_stage, tmp_path):
   for step, says in (
     ('3', f'{pretrained} has no checkpoint at step 3: there is 2, 4, 5'),
-    ('-1', "'-1' is no step: want RUN or RUN@STEP"),
+    ('-1', "'-1' is no step: want RUN, RUN@STEP or RUN@best"),
     ('last', "'last' is no step"),
     ('', "'' is no step"),
   ):

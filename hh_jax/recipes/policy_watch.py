@@ -1,0 +1,153 @@
+"""What a policy run writes down, and when it has to stop."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from hh_jax import metrics as metrics_lib
+from hh_jax.checkpoints import native
+from hh_jax.errors import InputError
+from hh_jax.recipes import comparisons, policy_evaluation
+from hh_jax.rl import alarms, diagnostics
+from hh_jax.types import Params, Rollout, TrainState
+
+PHASES = 'phases.jsonl'
+# Largest difference, nats, of a token's log-prob as drawn and as scored.
+SAMPLER_TOLERANCE = {'float32': 1e-4, 'bfloat16': 0.25}
+
+
+@dataclasses.dataclass
+class Seen:
+  """What the past of a run decides about its future; saved with it."""
+
+  alarms: dict[str, int] = dataclasses.field(default_factory=dict)
+  best: float | None = None  # held-out PM score, PM units
+  best_step: int = 0  # iterations
+  failed: int = 0  # iterations on end with an update that was not finite
+
+
+@dataclasses.dataclass
+class Watch:
+  """Metrics, alarms and the best checkpoint of one run."""
+
+  workdir: pathlib.Path
+  writer: metrics_lib.MetricsWriter
+  evaluation: policy_evaluation.Log
+  thresholds: alarms.Thresholds
+  stops: bool  # whether an alarm ends the run
+  max_failed: int
+  tolerance: float  # nats, of the sampler's log-probs
+  seen: Seen
+  evaluated: int = -1  # the last iteration after which there was one
+
+  def evaluate(self, step: int, state: TrainState, frozen: Params) -> None:
+    """Evaluates the policy, and keeps it if the held-out PM likes it best."""
+    if self.evaluated == step:
+      return
+    self.evaluated = step
+    values = self.evaluation(step, state.params['policy'], frozen)
+    self.writer.write(step, values)
+    self._alarm(step, values)
+    score = values.get('eval/heldout_pm_score')
+    if score is not None and (self.seen.best is None or score > self.seen.best):
+      self.seen.best, self.seen.best_step = score, step
+      native.save_best(self.workdir, state)
+
+  def check_rollout(
+    self, step: int, rollout: Rollout, metrics: dict[str, Any]
+  ) -> dict[str, float]:
+    """A rollout's metrics as logged; refuses what must not be trained on."""
+    values = {f'rollout/{k}': float(v) for k, v in metrics.items()}
+    if not np.isfinite(values['rollout/pm_score']):
+      raise InputError(
+        f'iteration {step}: a score of the preference model is not finite'
+      )
+    # only differences of PM scores mean something
+    values['rollout/pm_score'] -= self.evaluation.reference_mean
+    error = values['rollout/sampler_error']
+    if not error <= self.tolerance:
+      raise InputError(
+        f'iteration {step}: log-probs of the sampler and of the training pass '
+        f'differ by {error:.3g} nats, more than {self.tolerance:g}: the '
+        'policy that is updated is not the one that sampled'
+      )
+    tokens, mask = jax.device_get((rollout.tokens, rollout.reply_mask))
+    found = diagnostics.describe(tokens, mask)
+    return values | {f'rollout/{k}': v for k, v in found.items()}
+
+  def iteration(
+    self,
+    step: int,
+    values: Mapping[str, float],
+    update: dict[str, np.ndarray],
+    rollout: Rollout,
+  ) -> None:
+    """Writes one iteration down. A non-finite update was skipped: its rollout
+    is dumped, and too many on end stop the run."""
+    self.writer.write(step, {**values, **update_metrics(update)})
+    self._alarm(step, values)
+    if not update['skipped'].any():
+      self.seen.failed = 0
+      return
+    self.seen.failed += 1
+    path = self.workdir / f'skipped_{step}.npz'
+    np.savez(path, **dataclasses.asdict(jax.device_get(rollout)))
+    comparisons.say(f'iteration {step}: a non-finite update, skipped: {path}')
+    if self.seen.failed >= self.max_failed:
+      raise InputError(
+        f'iteration {step}: non-finite updates in {self.seen.failed} '
+        f'iterations on end; the last rollout is in {path}'
+      )
+
+  @property
+  def must_stop(self) -> bool:
+    return self.stops and bool(self.seen.alarms)
+
+  def summary(self) -> dict[str, float]:
+    """Alarms by name and iteration, and the best evaluation."""
+    out: dict[str, float] = {
+      f'alarms/{name}': step for name, step in self.seen.alarms.items()
+    }
+    if self.seen.best is not None:
+      out |= {
+        'best/heldout_pm_score': self.seen.best,
+        'best/iteration': self.seen.best_step,
+      }
+    return out
+
+  def phases(self, step: int, phases: Mapping[str, Any]) -> None:
+    """Appends seconds, and bytes by the compiler's count, of each phase."""
+    line: dict[str, Any] = {'step': step}
+    for name, phase in phases.items():
+      line[f'{name}/seconds'] = round(phase.seconds, 4)
+      line[f'{name}/compile_s'] = round(phase.compile_s, 3)
+      line |= {f'{name}/{k}_bytes': v for k, v in phase.memory.items()}
+    with open(self.workdir / PHASES, 'a') as file:
+      file.write(json.dumps(line) + '\n')
+
+  def _alarm(self, step: int, values: Mapping[str, float]) -> None:
+    for name, text in alarms.raised(self.thresholds, values).items():
+      if name not in self.seen.alarms:
+        self.seen.alarms[name] = step
+        end = 'the run ends here' if self.stops else 'the run goes on'
+        comparisons.say(f'iteration {step}: alarm {name}: {text}; {end}')
+
+
+def update_metrics(update: dict[str, np.ndarray]) -> dict[str, float]:
+  """One iteration's scalars from those of its minibatches, [E * M] each.
+
+  Means, but for maxima and the number of skipped updates. The first minibatch
+  must see the policy that sampled: its largest ratio is logged by itself.
+  """
+  out = {
+    f'ppo/{name}': float(x.max() if name.endswith('_max') else x.mean())
+    for name, x in update.items()
+  }
+  out['ppo/skipped'] = float(update['skipped'].sum())
+  out['ppo/first_ratio_max'] = float(update['ratio_max'][0])
+  return out

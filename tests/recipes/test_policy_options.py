@@ -1,0 +1,212 @@
+"""Other algorithms, other rewards, alarms, resumption: on the tiny chain."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hh_jax import metrics as metrics_lib
+from hh_jax.checkpoints import native
+from hh_jax.recipes import common, ensembles, policy_watch
+from hh_jax.rl import rollout as rollout_lib
+from tests.recipes import chain as chain_lib
+
+
+def flags(*settings):
+  return [f'--config.{setting}' for setting in settings]
+
+
+RLOO = flags(
+  'advantage=rloo', 'value_net=none', 'samples_per_prompt=2', 'kl_in=loss',
+  'kl_estimator=k3', 'aggregate=fixed_length', 'whiten_advantages=false',
+  'num_iterations=1', 'heldout_pm=',
+)  # fmt: skip
+# a trunk with a head, text, an entropy bonus, and all that adapts
+ADAPTING = flags(
+  'value_net=head', 'batch_size=16', 'num_micro_batches=2', 'ptx_coef=0.5',
+  'ptx_rows=8', 'ptx_row_length=64', 'entropy_coef=0.01', 'kl_target=1.0',
+  'kl_horizon=100', 'score_norm=running', 'no_stop=replace', 'gamma=0.99',
+  'optimizer.schedule=halving', 'halve_every=16', 'value_clip=0.0',
+)  # fmt: skip
+
+
+def lines(path, key):
+  rows = metrics_lib.read_metrics(path / 'metrics.jsonl')
+  return [row for row in rows if key in row]
+
+
+def summary(path):
+  return json.loads((path / 'summary.json').read_text())
+
+
+def test_rloo_with_the_kl_in_the_loss(run_stage, tmp_path):
+  done = run_stage('ppo', *RLOO)
+  assert done.code == 0, done.err
+  (line,) = lines(tmp_path / 'ppo', 'ppo/loss')
+  assert line['rollout/value'] == 0 and line['ppo/value_loss'] == 0
+  assert line['rollout/reward'] == pytest.approx(line['rollout/score'])
+  assert line['ppo/kl_loss'] > 0
+  state, _ = chain_lib.checkpoint(tmp_path / 'ppo')
+  assert state[0].keys() == {'policy'}
+
+
+@pytest.fixture(scope='module')
+def adapting(chain, tmp_path_factory):
+  """A run in which everything that can adapt does, and its directory."""
+  path = tmp_path_factory.mktemp('adapting') / 'ppo'
+  links = chain.links('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm')
+  with chain_lib.recipe_settings(chain.path.parent / 'compiled'):
+    done = chain_lib.run(
+      'ppo', f'--workdir={path}', *links, *ADAPTING, size='ppo'
+    )
+  assert done.code == 0, done.err
+  return path
+
+
+def test_text_entropy_schedule_and_coefficient(adapting):
+  updates = lines(adapting, 'ppo/loss')
+  assert all(line['ppo/text_loss'] > 1 for line in updates)
+  # no pass over 12 steps is without its warm-up of 0: halved every 4 steps
+  lr = [line['ppo/lr'] for line in updates]
+  np.testing.assert_allclose(lr, [lr[0], lr[0] / 2, lr[0] / 4])
+  coefs = [line['ppo/kl_coef'] for line in updates]
+  kls = [line['rollout/kl_k1'] for line in updates]
+  assert coefs[0] == 0.1 and coefs[1] == pytest.approx(0.1 * (1 - 0.2 * 0.16))
+  step = np.clip(kls[1] / 1.0 - 1, -0.2, 0.2) * 0.16
+  assert coefs[2] == pytest.approx(coefs[1] * (1 + step))
+  assert updates[0]['ppo/optimizer_steps'] == 4
+  assert summary(adapting)['train/optimizer_steps'] == 12
+
+
+def test_a_cut_reply_gets_the_fixed_score(adapting):
+  line = lines(adapting, 'ppo/loss')[-1]
+  assert line['rollout/stop_rate'] < 1
+  assert line['rollout/score'] < -1 + 2 * line['rollout/stop_rate']
+
+
+def test_an_interrupted_adapting_run_goes_on_bitwise(
+  adapting, run_stage, tmp_path, monkeypatch
+):
+  """The coefficient, the normaliser and both data positions come back."""
+  write = metrics_lib.MetricsWriter.write
+
+  def stopping(self, at, metrics):
+    if at == 3 and 'ppo/loss' in metrics:
+      raise KeyboardInterrupt
+    write(self, at, metrics)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(metrics_lib.MetricsWriter, 'write', stopping)
+    assert run_stage('ppo', *ADAPTING).code == 130
+  _, host = chain_lib.checkpoint(tmp_path / 'ppo')
+  assert host['controls']['kl_coef'] != 0.1
+  assert host['controls']['score_count'] == 10 + 2 * 16
+  assert run_stage('ppo', *ADAPTING).code == 0
+  chain_lib.assert_same_checkpoint(tmp_path / 'ppo', adapting)
+  for name in ('metrics.jsonl', 'samples.jsonl'):
+    assert chain_lib.rows(tmp_path / 'ppo' / name) == chain_lib.rows(
+      adapting / name
+    )
+  assert summary(tmp_path / 'ppo') == summary(adapting)
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(adapting):
+  scores = {
+    line['step']: line['eval/heldout_pm_score']
+    for line in lines(adapting, 'eval/heldout_pm_score')
+  }
+  best = max(scores, key=scores.get)
+  assert summary(adapting)['best/iteration'] == best
+  assert summary(adapting)['best/heldout_pm_score'] == scores[best]
+  kept = [
+    p.name for p in (adapting / native.BEST).iterdir() if p.name.isdigit()
+  ]
+  assert kept == [str(4 * best)]
+  assert common.split_step(f'{adapting}@best') == (str(adapting), 'best')
+
+
+def test_every_phase_says_how_long_it_took_and_what_it_needs(adapting):
+  rows = chain_lib.rows(adapting / policy_watch.PHASES)
+  assert [row['step'] for row in rows] == [1, 2, 3]
+  for phase in ('sample', 'score', 'update'):
+    assert all(row[f'{phase}/seconds'] > 0 for row in rows)
+    assert rows[0][f'{phase}/temp_bytes'] > 0
+
+
+def test_an_alarm_ends_the_run(run_stage, tmp_path):
+  done = run_stage(
+    'ppo', *flags('alarms.action=stop', 'alarms.min_stop_rate=1.0')
+  )
+  assert done.code == 0
+  assert 'iteration 1: alarm stop_rate: rollout/stop_rate' in done.err
+  found = summary(tmp_path / 'ppo')
+  assert found['alarms/stop_rate'] == found['train/iterations'] == 1
+  assert lines(tmp_path / 'ppo', 'eval/kl')[-1]['step'] == 1
+  state, _ = chain_lib.checkpoint(tmp_path / 'ppo')
+  assert state[1]['step'] == 4
+
+
+def test_a_sampler_of_another_distribution_is_caught(run_stage, monkeypatch):
+  """Drawn at one temperature, scored at another: the classic."""
+
+  def hotter(nets, *args):
+    cold = dataclasses.replace(nets.distribution, temperature=0.7)
+    return draw(dataclasses.replace(nets, distribution=cold), *args)
+
+  draw = rollout_lib.draw
+  monkeypatch.setattr(rollout_lib, 'draw', hotter)
+  error = run_stage('ppo').error_line
+  assert 'iteration 1: log-probs of the sampler' in error
+
+
+@pytest.mark.parametrize(
+  ('factor', 'says'),
+  [(0.0, 'there is nothing to learn'), (np.nan, 'not finite')],
+)
+def test_a_reward_that_teaches_nothing(run_stage, monkeypatch, factor, says):
+  load = ensembles.load
+
+  def broken(*args, **kwargs):
+    return jax.tree.map(lambda x: x * factor, load(*args, **kwargs))
+
+  monkeypatch.setattr(ensembles, 'load', broken)
+  assert says in run_stage('ppo').error_line
+
+
+def test_non_finite_updates_are_dumped_and_stop_the_run(
+  run_stage, tmp_path, monkeypatch
+):
+  make = rollout_lib.advantages.gae
+
+  def broken(*args, **kwargs):
+    advantages, returns = make(*args, **kwargs)
+    return advantages * np.nan, returns
+
+  monkeypatch.setattr(rollout_lib.advantages, 'gae', broken)
+  done = run_stage('ppo', *flags('alarms.max_failed=2', 'save_every=1'))
+  assert 'non-finite updates in 2 iterations on end' in done.error_line
+  dumped = np.load(tmp_path / 'ppo' / 'skipped_2.npz')
+  assert dumped['tokens'].shape == (8, 48 + 8)
+  state, _ = chain_lib.checkpoint(tmp_path / 'ppo')
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state[0]))
+
+
+def test_prompts_of_files_are_mixed_in(run_stage, tmp_path):
+  path = tmp_path / 'more.jsonl'
+  rows = [
+    {'prompt': f'\n\nHuman: What is {i}?\n\nAssistant:'} for i in (1, 2, 2, 3)
+  ]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  done = run_stage(
+    'ppo', *flags(
+      f"prompt_files=('{path}',)", 'prompt_weights.extra=1.0',
+      'prompt_weights.helpful=3.0', 'num_iterations=1', 'heldout_pm=',
+    )
+  )  # fmt: skip
+  assert done.code == 0, done.err
+  found = summary(tmp_path / 'ppo')
+  assert found['train/prompts_extra'] == 3
+  assert found['train/prompts_dropped_repeated'] == 1
+  assert found['train/prompts_helpful'] == found['train/prompts'] - 3
