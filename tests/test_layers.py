@@ -11,7 +11,7 @@ LAYERS = {
   0: 'errors types arrays dialogue tokenizer sharding workdir host',
   1: 'model attention checkpoints',
   2: 'losses rl sampling data',
-  3: 'train metrics evals',
+  3: 'train metrics evals generation',
   4: 'recipes',
   5: 'cli __main__',
 }
