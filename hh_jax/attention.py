@@ -53,6 +53,23 @@ def attend(q: Array, k: Array, v: Array, mask: Array, *, impl: str) -> Array:
   raise ValueError(f'attention {impl!r} is none of {IMPLEMENTATIONS}')
 
 
+def attend_one(q: Array, keys: Array, values: Array, mask: Array) -> Array:
+  """The attention of one token a row to a cache: q [B, H, K] -> [B, H, K].
+
+  keys [B, H, K, S], values [B, H, S, K], mask [B, S]. Products are written as
+  sums: bound by the bytes of the cache, which XLA then reads where they lie.
+  Barriers keep the rest out of these sums, where it would be done again for
+  every entry of a head.
+  """
+  barrier, f32 = jax.lax.optimization_barrier, jnp.float32
+  q = barrier(q.astype(f32) * q.shape[-1] ** -0.5)
+  scores = barrier((q[..., None] * keys.astype(f32)).sum(axis=2))
+  scores = jnp.where(mask[:, None], scores, _MASKED)
+  weights = barrier(jnp.exp(scores - scores.max(axis=-1, keepdims=True)))
+  out = (weights[..., None] * values.astype(f32)).sum(axis=2)
+  return (out / weights.sum(axis=-1, keepdims=True)).astype(values.dtype)
+
+
 def _attend_xla(q: Array, k: Array, v: Array, mask: Array) -> Array:
   scores = jnp.einsum(
     'bthk,bshk->bhts', q, k, preferred_element_type=jnp.float32

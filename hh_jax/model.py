@@ -11,6 +11,7 @@ dim, F mlp, V vocab, L layers.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -18,118 +19,38 @@ import jax
 import jax.numpy as jnp
 
 from hh_jax import attention
+from hh_jax.sizes import SIZES, ModelConfig, sized
 from hh_jax.types import Array, Params
+
+__all__ = ['SIZES', 'KVCache', 'ModelConfig', 'Transformer', 'sized']
 
 # [B, T, D] -> [B, ...]: which of a layer's vectors to keep (arrays.take_last)
 ReadFn = Callable[[Array], Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Shape and arithmetic of a transformer; only shapes reach a checkpoint."""
-
-  num_layers: int
-  d_model: int
-  num_heads: int
-  d_mlp: int
-  vocab_size: int
-  mlp: str = 'gelu'  # 'gelu' (two matrices) or 'swiglu' (three)
-  rope_base: float = 10_000.0
-  dtype: str = 'float32'  # of matmul operands; parameters stay float32
-  attention: str = 'auto'  # or one of attention.IMPLEMENTATIONS
-  remat: str = 'none'  # 'none', 'full', or 'dots' (keep matmul results)
-  scan_unroll: int = 1  # layers a scan step; all of them is fastest on CPU
-
-  def __post_init__(self):
-    if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
-      raise ValueError(
-        f'd_model {self.d_model} over num_heads {self.num_heads} must be even'
-      )
-    if self.scan_unroll < 1:
-      raise ValueError(f'scan_unroll {self.scan_unroll} is not 1 or more')
-    for name, allowed in _CHOICES.items():
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r} is none of {tuple(allowed)}'
-        )
-
-  @property
-  def head_dim(self) -> int:
-    return self.d_model // self.num_heads
-
-  @property
-  def num_matmul_params(self) -> int:
-    """Parameters a token multiplies with, embedding and heads left out."""
-    mats = 3 if self.mlp == 'swiglu' else 2
-    per_layer = 4 * self.d_model**2 + mats * self.d_model * self.d_mlp
-    return self.num_layers * per_layer
-
-  @property
-  def shape(self) -> dict[str, int | float | str]:
-    """The fields that a checkpoint depends on."""
-    names = (
-      'num_layers', 'd_model', 'num_heads', 'd_mlp', 'vocab_size', 'mlp',
-      'rope_base',
-    )  # fmt: skip
-    return {name: getattr(self, name) for name in names}
-
-
-_CHOICES = {
-  'mlp': ('gelu', 'swiglu'),
-  'dtype': ('float32', 'bfloat16'),
-  'attention': ('auto', *attention.IMPLEMENTATIONS),
-  'remat': ('none', 'full', 'dots'),
-}
-
-# Layers, d_model, heads. 13M..52B: the seven models of Bai et al. 2022, shapes
-# by d_model = 128 * layers, which matches every parameter count in the figure
-# legends; heads of 128 are our choice (not stated). tiny, mini, small: ours.
-SIZES = {
-  'tiny': (2, 64, 4),
-  'mini': (3, 128, 4),
-  'small': (4, 256, 8),
-  '13M': (4, 512, 4),
-  '42M': (6, 768, 6),
-  '197M': (10, 1280, 10),
-  '810M': (16, 2048, 16),
-  '2.7B': (24, 3072, 24),
-  '13B': (40, 5120, 40),
-  '52B': (64, 8192, 64),
-}
-
-
-def sized(size: str, *, vocab_size: int, **changes) -> ModelConfig:
-  """The ModelConfig of a named size; `changes` are further fields."""
-  if size not in SIZES:
-    raise ValueError(f'model size {size!r} is none of {tuple(SIZES)}')
-  num_layers, d_model, num_heads = SIZES[size]
-  return ModelConfig(
-    num_layers=num_layers,
-    d_model=d_model,
-    num_heads=num_heads,
-    d_mlp=4 * d_model,
-    vocab_size=vocab_size,
-    **changes,
-  )
-
-
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of the columns seen so far."""
+  """Keys and values of the columns seen so far, of all layers.
 
-  keys: Array  # dtype of the model, [L, B, S, H, K]
-  values: Array  # the same
-  index: Array  # int32 [], the next free column
+  Laid out for decoding: the columns of the keys lie next to each other, so
+  that scores are sums of whole rows. Each is one array with a leading L axis,
+  or, where all layers are unrolled, a tuple of L arrays: XLA updates these in
+  place, and copies the former.
+  """
+
+  keys: Any  # dtype of the model, [B, H, K, S] a layer
+  values: Any  # the same, [B, H, S, K] a layer
 
 
 @flax.struct.dataclass
 class _Context:
-  """What all layers share: rotary tables, mask, where to write the cache."""
+  """What all layers share."""
 
-  cos: Array  # float32 [B, T, K/2]
+  cos: Array  # float32 [B, T, K/2], rotary tables
   sin: Array
-  mask: Array  # bool [B, T, S]
-  index: Array | None
+  mask: Array  # bool [B, T, T]; with a cache [B, 1, S]
+  column: Array | None = None  # int32 [], where the cache is written
+  keeps_kv: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 def _rotary(positions: Array, head_dim: int, base: float):
@@ -159,6 +80,15 @@ def _rms_norm(x: Array, scale: Array, dtype: jnp.dtype) -> Array:
 def _kept(read: ReadFn | None, x: Array, ctx: _Context) -> Array | None:
   """What `read` takes from a layer's x [N, D]; None where nothing is read."""
   return None if read is None else read(x.reshape(*ctx.mask.shape[:2], -1))
+
+
+def _write(cache: KVCache, key: Array, value: Array, column: Array) -> KVCache:
+  """One column of one layer's cache: key and value [B, H, K]."""
+  update = jax.lax.dynamic_update_slice
+  return KVCache(
+    update(cache.keys, key[..., None], (0, 0, 0, column)),
+    update(cache.values, value[:, :, None], (0, 0, column, 0)),
+  )
 
 
 class Block(nn.Module):
@@ -199,14 +129,16 @@ class Block(nn.Module):
     qkv = self._matmul(y, w_qkv).reshape(b, t, 3, h, k)
     query, key = _rotate(qkv[:, :, 0], ctx), _rotate(qkv[:, :, 1], ctx)
     value = qkv[:, :, 2]
-    if cache is not None:
-      start = (0, ctx.index, 0, 0)
-      key = jax.lax.dynamic_update_slice(cache[0], key, start)
-      value = jax.lax.dynamic_update_slice(cache[1], value, start)
-      cache = (key, value)
-    out = attention.attend(query, key, value, ctx.mask, impl=c.attention)
+    if cache is None:
+      out = attention.attend(query, key, value, ctx.mask, impl=c.attention)
+    else:
+      cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
+      out = attention.attend_one(
+        query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]
+      )
     out = self._matmul(out.reshape(b * t, h, k), w_out, axes=2)
-    return x + out.astype(x.dtype), cache
+    kept = (key, value) if ctx.keeps_kv else cache
+    return x + out.astype(x.dtype), kept
 
   def _mlp(self, x):
     c, init, d = self.config, nn.initializers.normal, self.config.d_model
@@ -229,7 +161,9 @@ class _Network(nn.Module):
   read: ReadFn | None = None
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, cache):
+  def __call__(
+    self, tokens, positions, mask, cache=None, column=None, keeps_kv=False
+  ):
     c = self.config
     (b, t), d = tokens.shape, c.d_model
     table = self.param(
@@ -238,12 +172,10 @@ class _Network(nn.Module):
     self.param('scalar_head', nn.initializers.zeros, (d,))
     self.param('scalar_bias', nn.initializers.zeros, ())
     cos, sin = _rotary(positions, c.head_dim, c.rope_base)
-    index = None if cache is None else cache.index
-    ctx = _Context(cos, sin, mask, index)
+    ctx = _Context(cos, sin, mask, column, keeps_kv)
     # small beside the blocks' outputs, so that the tied head doesn't start out
     # predicting the token it sees
     x = jnp.take(table, tokens.reshape(-1), axis=0)
-    layer_cache = None if cache is None else (cache.keys, cache.values)
     blocks = nn.scan(
       _remat(c),
       variable_axes={'params': 0},
@@ -254,13 +186,11 @@ class _Network(nn.Module):
     )
     kept = _kept(self.read, x, ctx)
     blocks = blocks(c, self.read, name='blocks')
-    x, (layer_cache, rest) = blocks(x, layer_cache, ctx)
+    x, (cache, rest) = blocks(x, cache, ctx)
     if kept is not None:
       kept = jnp.moveaxis(jnp.concatenate([kept[None], rest]), 0, 1)
     scale = self.param('final_norm', nn.initializers.ones, (d,))
     x = _rms_norm(x, scale, jnp.float32).reshape(b, t, d)
-    if cache is not None:
-      cache = KVCache(*layer_cache, cache.index + t)
     return x, cache, kept
 
 
@@ -292,25 +222,87 @@ class Transformer:
     """Fresh parameters, float32: a dict whose 'blocks' are stacked [L, ...]."""
     token = jnp.zeros((1, 1), jnp.int32)
     mask = jnp.ones((1, 1, 1), bool)
-    return self._network.init(key, token, token, mask, None)['params']
+    return self._network.init(key, token, token, mask)['params']
 
   def hidden(
+    self, params: Params, tokens: Array, positions: Array, mask: Array
+  ) -> Array:
+    """Final hidden states, float32 [B, T, D]; `mask` is [B, T, T]."""
+    return self._network.apply({'params': params}, tokens, positions, mask)[0]
+
+  def prefill(
     self,
     params: Params,
     tokens: Array,
     positions: Array,
     mask: Array,
-    cache: KVCache | None = None,
-  ) -> tuple[Array, KVCache | None]:
-    """Final hidden states, float32 [B, T, D].
-
-    With a cache the T columns are appended to it and `mask` is [B, T, S] over
-    all its columns; without one `mask` is [B, T, T].
-    """
-    hidden, cache, _ = self._network.apply(
-      {'params': params}, tokens, positions, mask, cache
+    *,
+    length: int,
+  ) -> tuple[Array, KVCache]:
+    """The same, and a cache of `length` columns of which T are written."""
+    hidden, (keys, values), _ = self._network.apply(
+      {'params': params}, tokens, positions, mask, keeps_kv=True
     )
-    return hidden, cache
+    free = length - tokens.shape[1]
+    keys, values = keys.transpose(0, 1, 3, 4, 2), values.swapaxes(2, 3)
+    cache = KVCache(
+      jnp.pad(keys, [(0, 0)] * 4 + [(0, free)]),
+      jnp.pad(values, [(0, 0)] * 3 + [(0, free), (0, 0)]),
+    )
+    return hidden, self._by_layer(cache)
+
+  def decode(
+    self,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    mask: Array,
+    cache: KVCache,
+    column: Array,
+  ) -> tuple[Array, KVCache]:
+    """Final hidden state of one token a row, float32 [B, D].
+
+    tokens and positions [B]; their keys and values go to `column`. `mask`
+    [B, S]: the columns that a row sees, its own among them. `params` are those
+    of `for_decoding`.
+    """
+    where = (tokens[:, None], positions[:, None], mask[:, None], cache, column)
+    if self._is_unrolled:
+      return self._decode_layers(params, *where)
+    hidden, cache, _ = self._network.apply({'params': params}, *where)
+    return hidden[:, 0], cache
+
+  @property
+  def _is_unrolled(self) -> bool:
+    return self.config.scan_unroll >= self.config.num_layers
+
+  def _by_layer(self, tree: Any) -> Any:
+    """Arrays with a leading L axis as tuples of L, where that is faster."""
+    if not self._is_unrolled:
+      return tree
+    layers = range(self.config.num_layers)
+    return jax.tree.map(lambda x: tuple(x[i] for i in layers), tree)
+
+  def for_decoding(self, params: Params) -> Params:
+    """The same parameters, laid out for many calls of `decode`.
+
+    A slice of stacked layers would be copied in every step of a loop.
+    """
+    return {**params, 'blocks': self._by_layer(params['blocks'])}
+
+  def _decode_layers(self, params, tokens, positions, mask, cache, column):
+    """What the network does with a cache, layer after layer."""
+    c, layers = self._network.config, []
+    ctx = _Context(*_rotary(positions, c.head_dim, c.rope_base), mask, column)
+    x = jnp.take(params['embedding'], tokens[:, 0], axis=0)
+    for i in range(c.num_layers):
+      layer = {name: x[i] for name, x in params['blocks'].items()}
+      at = KVCache(cache.keys[i], cache.values[i])
+      x, (at, _) = Block(c).apply({'params': layer}, x, at, ctx)
+      layers.append(at)
+    x = _rms_norm(x, params['final_norm'], jnp.float32)
+    keys, values = zip(*((at.keys, at.values) for at in layers), strict=True)
+    return x, KVCache(keys, values)
 
   def activations(
     self,
@@ -326,8 +318,8 @@ class Transformer:
     entry L from what the final norm takes. `read` is called layer by layer, so
     that [L, B, T, D] never exists. `mask` is [B, T, T].
     """
-    _, _, kept = self._network.clone(read=read).apply(
-      {'params': params}, tokens, positions, mask, None
+    *_, kept = self._network.clone(read=read).apply(
+      {'params': params}, tokens, positions, mask
     )
     return kept
 
@@ -351,6 +343,9 @@ class Transformer:
   def empty_cache(self, batch: int, length: int) -> KVCache:
     """A cache for `length` columns, all free."""
     c = self.config
-    shape = (c.num_layers, batch, length, c.num_heads, c.head_dim)
-    zeros = jnp.zeros(shape, jnp.dtype(c.dtype))
-    return KVCache(zeros, zeros, jnp.int32(0))
+    rows = (c.num_layers, batch, c.num_heads)
+    cache = KVCache(
+      jnp.zeros((*rows, c.head_dim, length), jnp.dtype(c.dtype)),
+      jnp.zeros((*rows, length, c.head_dim), jnp.dtype(c.dtype)),
+    )
+    return self._by_layer(cache)

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'hh_jax'
 LAYERS = {
   0: 'errors types arrays dialogue tokenizer sharding workdir host',
-  1: 'model attention checkpoints',
+  1: 'model sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
   4: 'recipes',

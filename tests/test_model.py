@@ -29,7 +29,7 @@ def inputs(batch=2, length=7):
 @functools.partial(jax.jit, static_argnums=0)
 def run(model, params, tokens, positions, segments, branches=None):
   mask = attention.causal_mask(segments, branches)
-  return model.hidden(params, tokens, positions, mask)[0]
+  return model.hidden(params, tokens, positions, mask)
 
 
 @pytest.mark.parametrize(
@@ -94,22 +94,24 @@ def test_branches_see_the_prompt_and_themselves():
   )
 
 
-def test_cache_equals_full_forward():
-  model = make()
+@pytest.mark.parametrize('scan_unroll', [1, 2])
+def test_cache_equals_full_forward(scan_unroll):
+  model = make(scan_unroll=scan_unroll)
   params = model.init(jax.random.key(0))
   tokens, positions, segments = inputs()
   full = run(model, params, tokens, positions, segments)
-  cache, parts = model.empty_cache(2, 7), []
-  for start, stop in ((0, 3), (3, 4), (4, 7)):
-    seen = jnp.arange(7)[None, :] <= jnp.arange(start, stop)[:, None]
-    mask = jnp.broadcast_to(seen, (2, stop - start, 7))
-    cut = slice(start, stop)
-    out, cache = model.hidden(
-      params, tokens[:, cut], positions[:, cut], mask, cache
+  mask = jnp.broadcast_to(jnp.tril(jnp.ones((3, 3), bool)), (2, 3, 3))
+  out, cache = model.prefill(
+    params, tokens[:, :3], positions[:, :3], mask, length=7
+  )
+  parts, laid_out = [out], model.for_decoding(params)
+  for t in range(3, 7):
+    seen = jnp.broadcast_to(jnp.arange(7)[None] <= t, (2, 7))
+    out, cache = model.decode(
+      laid_out, tokens[:, t], positions[:, t], seen, cache, jnp.int32(t)
     )
-    parts.append(out)
+    parts.append(out[:, None])
   np.testing.assert_allclose(jnp.concatenate(parts, 1), full, atol=1e-5)
-  assert cache.index == 7
 
 
 @pytest.mark.parametrize(

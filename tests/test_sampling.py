@@ -106,9 +106,13 @@ def test_a_row_does_not_depend_on_its_batch(network, samples):
   )
   np.testing.assert_array_equal(some.tokens, samples.tokens[order])
   other = draw(
-    *network, prompts, jax.random.key(8), jnp.array(order), max_reply=8
+    *network,
+    prompts_of(PROMPTS * 8),
+    jax.random.key(8),
+    jnp.arange(24),
+    max_reply=8,
   )
-  assert (other.tokens != some.tokens).any()
+  assert (other.tokens != samples.tokens).any()
 
 
 def test_sampled_frequencies_are_the_distribution(network):
@@ -120,7 +124,7 @@ def test_sampled_frequencies_are_the_distribution(network):
   counts = np.bincount(np.array(out.tokens)[:, -1], minlength=VOCAB)
   tokens = jnp.array([PROMPTS[0]])
   mask = jnp.tril(jnp.ones((1, 4, 4), bool))
-  hidden, _ = model.hidden(params, tokens, jnp.arange(4)[None], mask)
+  hidden = model.hidden(params, tokens, jnp.arange(4)[None], mask)
   logits = np.array(model.logits(params, hidden)[0, -1], np.float64) / 0.7
   logits[list(DIST.banned)] = -np.inf
   p = np.exp(logits - logits.max())
@@ -151,7 +155,7 @@ def test_scores_are_read_where_the_reply_ends(network, samples):
   def plain(tokens):
     t = tokens.shape[0]
     mask = jnp.tril(jnp.ones((1, t, t), bool))
-    hidden, _ = model.hidden(params, tokens[None], jnp.arange(t)[None], mask)
+    hidden = model.hidden(params, tokens[None], jnp.arange(t)[None], mask)
     return model.scores(params, hidden)[0]
 
   replies = sampling.reply_tokens(samples)
@@ -166,10 +170,14 @@ def test_scores_are_read_where_the_reply_ends(network, samples):
 def test_values_are_those_before_each_token(network, samples):
   """They must not see the token they judge."""
   model, params = network
+  actor_critic = policy.ActorCritic(
+    policy=model, value=model, values='head', distribution=DIST, max_reply=8,
+    chunk=64,
+  )  # fmt: skip
   values = jax.jit(
-    lambda tokens: policy.reply_values(
-      model, params, tokens, samples.prompt_lengths, max_reply=8
-    )
+    lambda tokens: actor_critic(
+      {'policy': params}, tokens, samples.prompt_lengths
+    )[2]
   )
   before = values(samples.tokens)
   after = values(samples.tokens.at[:, 6 + 3].set(20))
@@ -190,3 +198,112 @@ def test_entropy_terms_of_banned_tokens_are_zero_not_nan():
   np.testing.assert_allclose(
     -(jnp.exp(logp) * logp).sum(), np.log(VOCAB - 4), rtol=1e-6
   )
+
+
+def sampled(network, ids, **settings):
+  prompts = prompts_of(ids)
+  out = jax.jit(
+    lambda params, prompts: sampling.sample(
+      network[0],
+      params,
+      prompts,
+      jax.random.key(7),
+      distribution=DIST,
+      max_reply=8,
+      row_ids=prompts.ids,
+      **settings,
+    )
+  )(network[1], prompts)
+  return jax.device_get(out)
+
+
+@pytest.mark.parametrize('slots', [1, 3, 8, 23])
+def test_few_slots_give_the_same_replies(network, samples, slots):
+  """Rows that end give way to waiting prompts, in the midst of the others."""
+  out = sampled(network, PROMPTS * 8, slots=slots)
+  np.testing.assert_array_equal(out.tokens, samples.tokens)
+  np.testing.assert_array_equal(out.reply_lengths, samples.reply_lengths)
+  np.testing.assert_array_equal(out.is_stopped, samples.is_stopped)
+  np.testing.assert_allclose(out.logprobs, samples.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize('slots', [0, 8])
+def test_samples_of_a_prompt_share_its_prefill(network, slots):
+  """As if each had been asked for by itself, under its own id."""
+  out = sampled(network, PROMPTS, num_samples=2, slots=slots)
+  alone = draw(
+    *network,
+    prompts_of([p for p in PROMPTS for _ in range(2)]),
+    jax.random.key(7),
+    jnp.arange(6),
+    max_reply=8,
+  )
+  np.testing.assert_array_equal(out.tokens, alone.tokens)
+  np.testing.assert_allclose(out.logprobs, alone.logprobs, atol=1e-5)
+  pairs = out.tokens.reshape(3, 2, -1)
+  assert (pairs[:, 0] != pairs[:, 1]).any()
+
+
+def test_a_quarter_of_the_slots_must_hold_whole_prompts(network):
+  with pytest.raises(ValueError, match='slots 5: a quarter of them'):
+    sampled(network, PROMPTS * 4, num_samples=2, slots=5)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'wanted'),
+  [
+    ({}, [0, 0.4, 0.3, 0.2, 0.1]),
+    ({'top_k': 2}, [0, 4 / 7, 3 / 7, 0, 0]),
+    ({'top_p': 0.7}, [0, 4 / 7, 3 / 7, 0, 0]),  # .4 + .3 reach it
+    ({'top_p': 0.71}, [0, 4 / 9, 3 / 9, 2 / 9, 0]),
+    ({'top_p': 1e-6}, [0, 1, 0, 0, 0]),
+    ({'top_k': 3, 'top_p': 0.5}, [0, 4 / 7, 3 / 7, 0, 0]),
+    ({'top_k': 99}, [0, 0.4, 0.3, 0.2, 0.1]),
+  ],
+)
+def test_truncation_by_hand(settings, wanted):
+  logits = jnp.log(jnp.array([0.5, 0.2, 0.15, 0.1, 0.05]))
+  dist = sampling.SamplingDistribution(1.0, (0,), (), **settings)
+  got = np.exp(dist.log_softmax(logits))
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
+  assert dist.is_truncated == bool(settings)
+
+
+def test_of_equal_logits_the_lower_ids_stay():
+  dist = sampling.SamplingDistribution(1.0, (0,), (), top_k=2)
+  np.testing.assert_allclose(
+    np.exp(dist.log_softmax(jnp.zeros(5))), [0, 0.5, 0.5, 0, 0], atol=1e-6
+  )
+
+
+@pytest.mark.parametrize('top_p', [1.0, 0.6])
+def test_draws_have_the_stated_probabilities(top_p):
+  """Chi-square over a vocabulary of several blocks; log-probs exact."""
+  vocab, n = 300, 20_000
+  dist = sampling.SamplingDistribution(0.9, (0, 7), (), top_p=top_p)
+  logits = jnp.array(np.random.default_rng(0).normal(size=vocab), jnp.float32)
+  keys = jax.random.split(jax.random.key(1), n)
+  rows = jnp.broadcast_to(logits, (n, vocab))
+  token, logprob = jax.jit(dist.draw)(rows, keys)
+  wanted = np.array(dist.log_softmax(logits), np.float64)
+  np.testing.assert_allclose(logprob, wanted[np.array(token)], atol=1e-5)
+  probs = np.exp(wanted)
+  counts = np.bincount(token, minlength=vocab)
+  assert not counts[probs == 0].any() and not counts[[0, 7]].any()
+  seen = probs > 0
+  chi2 = ((counts - n * probs)[seen] ** 2 / (n * probs[seen])).sum()
+  freedom = seen.sum() - 1
+  assert abs(chi2 - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'says'),
+  [
+    ({'top_p': 0.0}, 'top_p 0.0 is not in'),
+    ({'top_p': 1.1}, 'top_p 1.1 is not in'),
+    ({'top_k': -1}, 'top_k -1 is not 0 or more'),
+  ],
+)
+def test_a_truncation_that_leaves_nothing_is_refused(settings, says):
+  with pytest.raises(ValueError, match=says):
+    sampling.SamplingDistribution(1.0, (0,), (), **settings)

@@ -13,7 +13,7 @@ def document_logprobs(
   Entry t is of token t + 1. Logits exist for `chunk` tokens at a time.
   """
   mask = attention.causal_mask(batch.segments)
-  hidden, _ = model.hidden(params, batch.tokens, batch.positions, mask)
+  hidden = model.hidden(params, batch.tokens, batch.positions, mask)
   hidden = arrays.predicting(hidden)
   flat = hidden.reshape(-1, hidden.shape[-1])
 

@@ -17,7 +17,7 @@ OBJECTIVES = ('ranked', 'binary', 'imitation')
 
 def _hidden(model: Transformer, params: Params, batch: PackedPairs) -> Array:
   mask = attention.causal_mask(batch.segments, batch.branches)
-  return model.hidden(params, batch.tokens, batch.positions, mask)[0]
+  return model.hidden(params, batch.tokens, batch.positions, mask)
 
 
 def _scores(

@@ -32,7 +32,7 @@ def next_logprobs(model, params, tokens):
   """log p(. | tokens so far), [T, V], of one document by itself."""
   positions = jnp.arange(tokens.shape[0])[None]
   mask = jnp.tril(jnp.ones((1, *tokens.shape * 2), bool))
-  hidden, _ = model.hidden(params, tokens[None], positions, mask)
+  hidden = model.hidden(params, tokens[None], positions, mask)
   return jax.nn.log_softmax(model.logits(params, hidden))[0]
 
 

@@ -43,7 +43,7 @@ def scores_of(model, params, tokens):
   """Scores [T] of one transcript by itself: plainly causal, no packing."""
   positions = jnp.arange(tokens.shape[0])[None]
   mask = jnp.tril(jnp.ones((1, *tokens.shape * 2), bool))
-  hidden, _ = model.hidden(params, tokens[None], positions, mask)
+  hidden = model.hidden(params, tokens[None], positions, mask)
   return model.scores(params, hidden)[0]
 
 
@@ -176,7 +176,7 @@ def plain_logprobs(model, params, tokens):
   """log p(token t + 1 | tokens up to t), [T - 1], of one transcript."""
   positions = jnp.arange(tokens.shape[0])[None]
   mask = jnp.tril(jnp.ones((1, *tokens.shape * 2), bool))
-  hidden, _ = model.hidden(params, tokens[None], positions, mask)
+  hidden = model.hidden(params, tokens[None], positions, mask)
   logits = jax.nn.log_softmax(model.logits(params, hidden[0, :-1]))
   return jnp.take_along_axis(logits, tokens[1:, None], axis=1)[:, 0]
 

@@ -29,7 +29,7 @@ class Pays:
     paid = jnp.zeros(tokens.shape)
     for arm, score in zip(ARMS, SCORES, strict=True):
       paid += jnp.where(tokens == arm, score, 0.0)
-    return jnp.cumsum(paid, axis=1)[..., None], None
+    return jnp.cumsum(paid, axis=1)[..., None]
 
   def scores(self, params, hidden):
     return hidden[..., 0]

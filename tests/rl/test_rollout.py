@@ -25,7 +25,7 @@ class LikesOneToken:
 
   def hidden(self, params, tokens, positions, mask):
     count = jnp.cumsum(tokens == params['liked'], axis=1)
-    return count[..., None].astype(jnp.float32), None
+    return count[..., None].astype(jnp.float32)
 
   def scores(self, params, hidden):
     return hidden[..., 0]

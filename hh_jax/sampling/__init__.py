@@ -1,0 +1,31 @@
+"""Sampling replies, and scoring them under the same distribution.
+
+Prompts are padded on the left to P columns, replies on the right to R, so
+reply token i of every row sits in column P + i.
+"""
+
+from hh_jax.sampling.decode import sample
+from hh_jax.sampling.distribution import (
+  SamplingDistribution,
+  reply_distribution,
+)  # fmt: skip
+from hh_jax.sampling.rows import (
+  column_positions,
+  end_scores,
+  reply_hidden,
+  reply_tokens,
+  row_keys,
+  row_mask,
+)  # fmt: skip
+
+__all__ = [
+  'SamplingDistribution',
+  'column_positions',
+  'end_scores',
+  'reply_distribution',
+  'reply_hidden',
+  'reply_tokens',
+  'row_keys',
+  'row_mask',
+  'sample',
+]
