@@ -34,6 +34,8 @@ def main(argv=None) -> dict:
   args = flags.parse_args(argv)
   if args.prompts and (args.prefill_only or args.copy_mib):
     raise SystemExit('error: --prompts has no --prefill-only or --copy-mib')
+  if args.copy_mib and args.new_tokens == 1:
+    raise SystemExit('error: --copy-mib needs --new-tokens 2 or more')
   args.seq_len = args.prompt_len + args.new_tokens
   common.start(args)
   return real(args) if args.prompts else fixed(args)
