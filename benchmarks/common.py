@@ -120,6 +120,23 @@ def matmul_rate(dtype: str, *, size: int) -> float:
   return 8 * 2 * size**3 / min(times)
 
 
+def copy_rate(mib: int) -> float:
+  """The device's own rate for copying `mib` MiB, bytes read and written/s."""
+  import jax
+  import jax.numpy as jnp
+
+  x = jnp.zeros((mib, 2**18), jnp.float32)
+  # a changed copy: the same values would be no copy at all
+  copy = jax.jit(lambda x: x + 1)
+  copy(x).block_until_ready()
+  times = []
+  for _ in range(10):
+    begin = time.perf_counter()
+    copy(x).block_until_ready()
+    times.append(time.perf_counter() - begin)
+  return 2 * x.nbytes / min(times)
+
+
 def report(
   name: str,
   args: argparse.Namespace,

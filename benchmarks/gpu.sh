@@ -8,6 +8,8 @@ PY=${PY:-python3}
 OUT=${OUT:-results/gpu}
 MATMUL=${SMOKE:+64}
 MATMUL=${MATMUL:-8192}
+COPY=${SMOKE:+1}
+COPY=${COPY:-2048}
 mkdir -p "$OUT"
 
 # name, benchmark: flags; T = 1024
@@ -40,6 +42,17 @@ if [ -n "${PAIRS:-}" ]; then
     --pairs "$PAIRS"
 fi
 
+# a decode step beside one pass over weights and cache at the card's own copy
+# rate (goal: floor_share .6 at 810M)
+gen() {
+  part "$1" generate --copy-mib "$COPY" --warmup 2 --steps 5 "${@:2}" \
+    ${SMOKE:+--prompt-len 8 --new-tokens 4}
+}
+gen generate_124M --layers 12 --d-model 768 --heads 12 --batch 128 \
+  --prompt-len 256 --new-tokens 256
+gen generate_810M --layers 16 --d-model 2048 --heads 16 --batch 64 \
+  --prompt-len 256 --new-tokens 256
+
 "$PY" - "$OUT" <<'EOF'
 import json, pathlib, sys
 print(f'{"part":20} {"tokens/s":>12} {"TFLOP/s":>9} {"MFU":>6}  device')
@@ -47,4 +60,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob('*_train_*.json')):
   r = json.loads(path.read_text())
   tflops, mfu = (f'{r[k]:.2f}' if k in r else '-' for k in ('model_tflops_per_s', 'mfu'))
   print(f'{path.stem:20} {r["tokens_per_s"]:12.0f} {tflops:>9} {mfu:>6}  {r["device"]}')
+for path in sorted(pathlib.Path(sys.argv[1]).glob('generate_*.json')):
+  r = json.loads(path.read_text())
+  print(f'{path.stem:20} {r["tokens_per_s"]:12.0f} tokens/s, {r["decode_step_ms"]:.2f} ms a '
+        f'decode step, {r["floor_share"]:.2f} of the floor  {r["device"]}')
 EOF

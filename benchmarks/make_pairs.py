@@ -30,25 +30,36 @@ def main(argv=None) -> None:
     raise SystemExit(f'error: {error}') from None
 
 
-def make(args: argparse.Namespace) -> None:
-  """Writes args.out; InputError for what is missing or does not fit."""
+def read_pairs(data_dir: str) -> list:
+  """Training pairs of harmless-base; InputError where they are missing."""
   from configs import common
-  from hh_jax import tokenizer as tokenizer_lib
   from hh_jax.data import sources
 
   data = common.hh_rlhf()
   data.options.update(
-    data_dir=args.data_dir,
+    data_dir=data_dir,
     train=('harmless-base',),
     test=('harmless-base',),
     download=False,
   )
-  pairs = sources.build(data.name, data.options.to_dict()).pairs('train')
+  return sources.build(data.name, data.options.to_dict()).pairs('train')
+
+
+def train_tokenizer(pairs: list, vocab: int):
+  """A sentencepiece tokenizer of `vocab` words of their chosen transcripts."""
+  from hh_jax import tokenizer as tokenizer_lib
+
   texts = [pair.prompt + pair.chosen for pair in pairs]
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'tokenizer.model'
-    tokenizer_lib.train(texts[:20_000], path, vocab_size=args.vocab)
-    tokenizer = tokenizer_lib.Tokenizer.load(path)
+    tokenizer_lib.train(texts[:20_000], path, vocab_size=vocab)
+    return tokenizer_lib.Tokenizer.load(path)
+
+
+def make(args: argparse.Namespace) -> None:
+  """Writes args.out; InputError for what is missing or does not fit."""
+  pairs = read_pairs(args.data_dir)
+  tokenizer = train_tokenizer(pairs, args.vocab)
   order = np.random.default_rng(0).permutation(len(pairs))[: args.num_pairs]
   arrays = {}
   for side in ('chosen', 'rejected'):

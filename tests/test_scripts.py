@@ -56,6 +56,64 @@ def test_pm_train_on_random_pairs(capsys):
   assert out['padding_share'] == 0
 
 
+def test_generate_counts_new_tokens_and_the_floor(capsys):
+  flags = '--prompt-len 5 --new-tokens 3 --copy-mib 1'.split()
+  out = bench('generate', capsys, *flags)
+  assert out['tokens_per_step'] == 4 * 3 and out['samples_per_step'] == 4
+  assert out['args']['seq_len'] == 8
+  assert out['ms_per_decode_step'] == pytest.approx(
+    1e3 * out['step_s_median'] / 3
+  )
+  assert out['floor_share'] == pytest.approx(
+    out['floor_ms'] / out['decode_step_ms']
+  )
+  # nothing learnt: nearly uniform over the 31 ids that are not padding
+  assert out['loss_last'] == pytest.approx(np.log(31), abs=0.5)
+
+
+@pytest.fixture
+def prompts_file(tmp_path):
+  prompts = [[4] * n for n in (3, 9, 1, 4, 5, 6) * 2]
+  ragged = importlib.import_module('benchmarks.ragged')
+  path = tmp_path / 'prompts.npz'
+  np.savez(
+    path,
+    prompts=np.concatenate(prompts),
+    offsets=np.cumsum([0, *map(len, prompts)]),
+    reply_lengths=ragged.reply_lengths(12, seed=3, chance=0.3, longest=8),
+    seed=3,
+    eos_prob=0.3,
+  )
+  return str(path)
+
+
+RAGGED = '--pool 4 --prompt-len 8 --new-tokens 4 --prompts'.split()
+
+
+def test_generate_ends_replies_where_the_file_says(prompts_file, capsys):
+  lengths = np.minimum(np.load(prompts_file)['reply_lengths'][:4], 4)
+  assert len(set(lengths)) > 1
+  # the benchmark itself compares the length of every reply
+  out = bench('generate', capsys, *RAGGED, prompts_file)
+  assert out['tokens_per_step'] == lengths.sum()
+  assert out['prompt_tokens'] == np.mean([3, 8, 1, 4, 5, 6] * 2)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    ('--steps 3', '12 prompts, 16 are asked for'),
+    ('--vocab 4', 'has the token id 4: --vocab 4 is too small'),
+    ('--prompts nowhere.npz', '--prompts nowhere.npz: .*No such file'),
+    ('--temperature 0', 'temperature 0.0 is not positive'),
+    ('--prefill-only', '--prompts has no --prefill-only'),
+  ],
+)
+def test_generate_refuses_in_one_line(prompts_file, capsys, flags, says):
+  with pytest.raises(SystemExit, match=f'^error: .*{says}'):
+    bench('generate', capsys, *RAGGED, prompts_file, *flags.split())
+
+
 @pytest.fixture
 def pairs_file(tmp_path):
   chosen = [[2, 7, 8, 9, 3], [2, 7, 3], [2, 5, 3]] * 4
