@@ -31,6 +31,7 @@ SIZES = {
   'best_of_n': tuple(model_lib.SIZES),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
+  'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
   'pipeline': (),  # for other configs to call
 }
