@@ -27,6 +27,7 @@ SAMPLING = (
   'temperature',
   'value_init',
   'head_chunk',
+  'no_stop_penalty',  # of the score that ranks; 0: the PM's alone
 )
 
 

@@ -2,8 +2,9 @@
 
 Claims: the PM score of a policy rises linearly in sqrt(KL(policy || start))
 (4.3; .25 PM units a root nat in Fig 4), at most by sqrt(2) times the score's
-deviation within a prompt (A.8 of our notes: exact for Gaussian scores); best of
-n gains more at the same KL (Gao et al. 2022).
+deviation within a prompt (what tilting by Gaussian scores gains); best of n,
+which ranks by PPO's reward before KL, gains more at the same KL (Gao et al.
+2022).
 Command: python -m experiments.fig13_reward_vs_sqrt_kl \\
   --workdir=runs/policy_sweep [--scale=cpu]
 Cost: at scale cpu about 3 minutes a seed on two CPU cores; Figs 4 and 36 read

@@ -6,10 +6,11 @@ better (B.6; Elo by crowd workers).
 Command: python -m experiments.fig36_best_of_n --workdir=runs/policy_sweep \\
   [--scale=cpu]
 Cost: none after Fig 13, whose runs these are.
-Expect: the first half for the PM that ranks, by construction; for others it is
-a finding. Judges here are PMs and gold, no people; 1 PM unit would be 174 Elo
-(400 / ln 10) if PM scores were right. The best-of-n estimates of one seed share
-samples; errors are over seeds.
+Expect: the first half for the PM that ranks, nearly by construction (it ranks
+less PPO's penalty for replies that are cut); for others it is a finding. Judges
+here are PMs and gold, no people; 1 PM unit would be 174 Elo (400 / ln 10) if PM
+scores were right. The best-of-n estimates of one seed share samples; errors are
+over seeds.
 """
 
 from itertools import pairwise

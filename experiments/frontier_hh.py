@@ -34,7 +34,9 @@ KS = (1, 4, 16, 64, 256)  # drawn with bars
 NUM_RESAMPLES = 2000
 # ppo config -> best_of_n config: what has to be the same
 LINKS = {'init_from': 'run', 'pm': 'pm', 'heldout_pm': 'heldout_pm'}
-SAME = ('temperature', 'max_prompt', 'max_reply', 'ensemble')
+SAME = (
+  'temperature', 'max_prompt', 'max_reply', 'ensemble', 'no_stop_penalty',
+)  # fmt: skip
 
 
 def check(ppo: pathlib.Path, best_of: pathlib.Path) -> None:

@@ -1,12 +1,13 @@
 """Samples n replies a prompt and keeps the best: best-of-n, rejection sampling.
 
-Bai et al. 2022, B.6. What a preference model (or an ensemble) ranks highest
-of k replies is judged by itself, a held-out one and the gold score where known,
-for every k up to n. Writes
+Bai et al. 2022, B.6. What ranks highest of k replies, by the score of a
+preference model (or an ensemble) less PPO's penalty for a reply cut at the
+length limit, is judged by that PM, a held-out one and the gold score where
+known, for every k up to n. Writes
 
   summary.json    the curves over k, gains, the spread within prompts
-  samples.npz     scores, lengths and stops, [prompts, samples]; `prompt`, the
-                  prompts' numbers in the source
+  samples.npz     scores, `ranking`, lengths and stops, [prompts, samples];
+                  `prompt`, the prompts' numbers in the source
   samples.jsonl   each prompt with its first and its best reply, without the
                   text of sensitive ones
   best.jsonl.gz   with split=train alone: a line a prompt, in order, with
@@ -45,7 +46,6 @@ from hh_jax.types import Params, Prompts
 KINDS = ('pretrain', 'distill', 'sft', 'ppo')
 SPLITS = ('train', 'test')
 COUNTS = ('max_prompt', 'max_reply', 'head_chunk', 'chunk_prompts')
-RANKED_BY = 'pm_score'
 Values = dict[str, np.ndarray]  # by name, [prompts, samples]
 
 
@@ -54,6 +54,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_positive(config, *COUNTS)
   common.check_seed(config.seed)
   common.check_range(config, 'num_samples', 2)
+  common.check_range(config, 'no_stop_penalty', 0)
   common.check_batch(config, common.make_mesh(config.mesh))
   if config.num_prompts != 0:  # 0: all
     common.check_range(config, 'num_prompts', 2)
@@ -141,7 +142,7 @@ def load_judges(
 ) -> dict[str, Params]:
   """'pm_score' (a tuple: an ensemble) and, if named, 'heldout_pm_score'."""
   judges = {
-    RANKED_BY: ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint)
+    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint)
   }
   if config.heldout_pm:
     judges['heldout_pm_score'] = common.load_params(
@@ -178,9 +179,12 @@ def chunks(
           gold = gold_score(texts, replies)
           values['gold_score'] = gold.reshape(-1, config.num_samples)
         _check_finite(values, part)
+        values['ranking'] = values['pm_score'] - config.no_stop_penalty * (
+          1 - values['stop_rate']
+        )
         _save(file, values, replies)
       values, replies = _load(file)
-      bar.update(i + 1, {'pm': float(values[RANKED_BY].mean())})
+      bar.update(i + 1, {'pm': float(values['pm_score'].mean())})
       yield values, replies
 
 
@@ -213,7 +217,7 @@ def describe(
 
   Of several best replies the first one is kept.
   """
-  best = int(values[RANKED_BY][row].argmax())
+  best = int(values['ranking'][row].argmax())
   shown = not prompt.is_sensitive
   sample = {
     'shown': shown,
@@ -229,7 +233,7 @@ def describe(
     'prompt': prompt.text,
     'reply': replies[best],
     'source': prompt.source,
-    RANKED_BY: float(values[RANKED_BY][row, best]),
+    'pm_score': float(values['pm_score'][row, best]),
     'best_of': len(replies),
   }
 
@@ -240,11 +244,10 @@ def summarise(values: Values, ks: Sequence[int]) -> dict[str, Any]:
   `gain` is over k = 1, paired by prompt; errors are over prompts. PM scores
   are raw: only their differences mean something.
   """
-  ranking = values[RANKED_BY]
-  if np.ptp(ranking) == 0:
-    raise InputError(
-      f'all replies have the PM score {ranking.flat[0]}: nothing to rank by'
-    )
+  ranking = values['ranking']
+  if np.ptp(values['pm_score']) == 0:
+    score = values['pm_score'].flat[0]
+    raise InputError(f'all replies have the PM score {score}: no ranking')
   num = range(1, ranking.shape[1] + 1)
   summary: dict[str, Any] = {
     'kl': [best_of_n.kl(k) for k in num],  # exact, nats

@@ -28,6 +28,7 @@ def write_ppo(
       'batch_size': 10, 'num_iterations': ITERATIONS, 'init_from': 'start',
       'pm': 'pm', 'heldout_pm': 'pm1', 'temperature': 1.0, 'max_prompt': 8,
       'max_reply': 8, 'ensemble': {},
+      'no_stop_penalty': 1.0,
     },
   })  # fmt: skip
   lines = [{'step': 1, 'time': 0.0, 'rollout/kl': 0.0}]
@@ -58,7 +59,7 @@ def write_best_of_n(
     'recipe': 'best_of_n',
     'config': {
       'run': 'start', 'pm': 'pm', 'heldout_pm': 'pm1', 'temperature': 1.0,
-      'max_prompt': 8, 'max_reply': 8, 'ensemble': {},
+      'max_prompt': 8, 'max_reply': 8, 'ensemble': {}, 'no_stop_penalty': 1.0,
     },
   })  # fmt: skip
   kl = [math.log(k) - (k - 1) / k for k in range(1, n + 1)]

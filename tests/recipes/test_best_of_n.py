@@ -44,11 +44,17 @@ def test_the_summary_is_that_of_the_samples(test_run):
   assert (summary['samples/prompts'], summary['samples/per_prompt']) == (5, 4)
   for name in SCORES:
     assert values[name].shape == (5, 4) and values[name].dtype == np.float64
-    curve = evals.curve(values['pm_score'], values[name])
+    curve = evals.curve(values['ranking'], values[name])
     assert summary[f'curve/{name}'] == curve.report()
     assert summary[f'best_of_4/{name}_gain'] == curve.gain[3]
     assert summary[f'within_prompt_std/{name}'] > 0
-  best = values['pm_score'].argmax(axis=1)[:, None]
+  # tiny.py's penalty of PPO: one PM unit for a reply that is cut
+  assert 0 < values['stop_rate'].mean() < 1
+  penalty = 1.0 * (1 - values['stop_rate'])
+  np.testing.assert_allclose(
+    values['ranking'], values['pm_score'] - penalty, rtol=1e-12
+  )
+  best = values['ranking'].argmax(axis=1)[:, None]
   held_out = np.take_along_axis(values['heldout_pm_score'], best, axis=1)
   assert summary['best_of_4/heldout_pm_score_mean'] == pytest.approx(
     held_out.mean()
@@ -66,7 +72,8 @@ def test_one_line_a_prompt_in_words(test_run):
   assert [line['index'] for line in lines] == list(range(5))
   for row, line in enumerate(lines):
     assert line['shown'] and line['prompt'].endswith('\n\nAssistant:')
-    assert line['best_pm_score'] == values['pm_score'][row].max()
+    best = values['ranking'][row].argmax()
+    assert line['best_pm_score'] == values['pm_score'][row, best]
     assert line['first_pm_score'] == values['pm_score'][row, 0]
   assert not (test_run / 'chunks').exists()
   assert not (test_run / 'best.jsonl.gz').exists()  # held-out prompts
@@ -130,7 +137,7 @@ def test_rejection_sampling_of_a_policy_writes_dialogues(
   assert done.code == 0, done.err
   path = tmp_path / 'best_of_n'
   assert set(arrays(path)) == {
-    'prompt', 'pm_score', 'gold_score', 'length', 'stop_rate',
+    'prompt', 'pm_score', 'gold_score', 'length', 'stop_rate', 'ranking',
   }  # fmt: skip
   with gzip.open(path / 'best.jsonl.gz', 'rt') as file:
     best = [json.loads(line) for line in file]
@@ -145,7 +152,10 @@ def test_rejection_sampling_of_a_policy_writes_dialogues(
 
 def test_texts_of_sensitive_prompts_are_not_shown():
   prompt = best_of_n.Prompt('\n\nHuman: x\n\nAssistant:', 'red', True)
-  values = {'pm_score': np.array([[0.0, 2.0, 2.0]])}
+  values = {
+    'pm_score': np.array([[3.0, 2.0, 2.0]]),
+    'ranking': np.array([[1.0, 2.0, 2.0]]),
+  }
   sample, line = best_of_n.describe(prompt, values, 0, ['a', 'b', 'c'])
   assert (sample['prompt'], sample['first'], sample['best']) == ('', '', '')
   assert sample['best_pm_score'] == 2 and not sample['shown']
@@ -155,6 +165,7 @@ def test_texts_of_sensitive_prompts_are_not_shown():
 
 REFUSED = {
   'num_samples=1': 'config.num_samples 1 is not between 2 and',
+  'no_stop_penalty=-1.0': 'config.no_stop_penalty -1.0 is not between 0 and',
   'num_prompts=1': 'config.num_prompts 1 is not between 2 and',
   'ks=(1,5)': 'config.ks: 5 is no whole number from 1 to num_samples 4',
   'ks=(0,)': 'config.ks: 0 is no whole number',
@@ -199,7 +210,7 @@ def test_runs_that_do_not_fit_are_refused(chain, run_stage, tmp_path):
   ('score', 'says'),
   [
     (np.nan, 'error: pm_score of a reply to prompt 0 is not finite'),
-    (1.5, 'error: all replies have the PM score 1.5: nothing to rank by'),
+    (1.5, 'error: all replies have the PM score 1.5: no ranking'),
   ],
 )
 def test_scores_that_rank_nothing_are_refused(
