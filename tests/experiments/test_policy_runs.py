@@ -10,6 +10,7 @@ from experiments import fig33_policy_and_pm_size as fig33
 from experiments import fig36_best_of_n as fig36
 from experiments import frontier_hh, policy_runs
 from hh_jax.errors import InputError
+from hh_jax.recipes import best_of_n, pm, ppo
 from tests.recipes import chain as chain_lib
 
 
@@ -76,3 +77,18 @@ def test_a_failure_is_written_down_once_training_began(
   assert calls == [path]
   failure = json.loads((path / policy_runs.FAILURE).read_text())
   assert failure == {'error': 'iteration 4: the loss is nan'}
+
+
+@pytest.mark.parametrize(
+  'scale', ['smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod']
+)
+def test_every_scale_passes_the_checks_of_its_recipes(scale):
+  """As they are made before a recipe's first device call."""
+  config = policy_runs.load(scale)
+  policy_runs.check(config)
+  assert len(config.rates) == len(config.sizes)
+  for name, recipe in (('pm', pm), ('ppo', ppo), ('best_of_n', best_of_n)):
+    recipe.check(config[name])
+  # the curves that are compared are of replies of one kind
+  for name in ('max_prompt', 'max_reply', 'temperature', 'no_stop_penalty'):
+    assert config.ppo[name] == config.best_of_n[name], name
