@@ -2,9 +2,10 @@
 # Every experiment that waits for a GPU; finished runs are not run again, and
 # one that was interrupted goes on. Prints the verdicts last.
 #   bash experiments/gpu.sh
-# SIZE=short SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to
-# RUNS; ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone;
-# EXTRA="--config.probes.hhh=FILE" gives the sweeps more flags (Figs 10, 12).
+# SCALE=smoke is a smoke test. Figures and numbers go to OUT, runs to RUNS;
+# ONLY="fig07_pm_accuracy_vs_data_and_size fig27_..." runs these alone;
+# EXTRA="--config.probes.hhh=FILE" gives the sweeps of PMs more flags (Figs 10,
+# 12), POLICY_EXTRA those of policies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
@@ -34,18 +35,23 @@ fig12_harmful_and_gender
 fig14_left_score_histograms
 fig25_accuracy_above_threshold
 "
+# Policies and best of n, in a directory of their own.
+POLICIES="
+fig13_reward_vs_sqrt_kl
+fig04_train_and_test_pm
+fig36_best_of_n
+fig33_policy_and_pm_size
+"
 failed=
-for name in ${ONLY:-$SWEEPS}; do
-  "$PY" -m "experiments.$name" --scale="$SCALE" \
-    --workdir="$RUNS/pm_sweep_$SCALE" ${EXTRA:-} >/dev/null &&
-    cp "$RUNS/pm_sweep_$SCALE"/*.json "$RUNS/pm_sweep_$SCALE"/*.png "$OUT"/ ||
+for name in ${ONLY:-$SWEEPS $POLICIES}; do
+  case "$POLICIES" in
+    *"$name"*) runs="$RUNS/policy_sweep_$SCALE" extra=${POLICY_EXTRA:-} ;;
+    *) runs="$RUNS/pm_sweep_$SCALE" extra=${EXTRA:-} ;;
+  esac
+  "$PY" -m "experiments.$name" --scale="$SCALE" --workdir="$runs" $extra \
+    >/dev/null && cp "$runs"/*.json "$runs"/*.png "$OUT"/ ||
     failed="$failed $name"  # the others don't wait for it
 done
 
-if [ -z "${ONLY:-}" ]; then
-  "$PY" -m experiments.fig13_reward_vs_sqrt_kl --workdir="$RUNS/fig13" \
-    ${SIZE:+--size="$SIZE"} --seeds="${SEEDS:-5}"
-  cp "$RUNS"/fig13/fig13.json "$RUNS"/fig13/fig13.png "$OUT"/
-fi
 "$PY" -m experiments.table "$OUT"
 [ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

@@ -38,7 +38,7 @@ Path = str | pathlib.Path
 def tokenizer(config: Config, workdir: Path) -> pathlib.Path:
   """The tokenizer of all runs in workdir."""
   path = pathlib.Path(workdir) / 'tokenizer'
-  return _run('tokenizer', _copy(config, 'tokenizer'), path)
+  return run_stage('tokenizer', _copy(config, 'tokenizer'), path)
 
 
 def pretrain(
@@ -58,7 +58,9 @@ def pretrain(
   number = seed % config.language_models
   section = _stage(config, workdir, 'pretrain', size, number, rate)
   _change(section, changes)
-  return _run('pretrain', section, _at(workdir, 'pretrain', name, size, number))
+  return run_stage(
+    'pretrain', section, place(workdir, 'pretrain', name, size, number)
+  )
 
 
 def pmp(
@@ -69,7 +71,7 @@ def pmp(
   section = _stage(config, workdir, 'pmp', size, number, rate=config.pmp_rate)
   section.init_from = str(pretrain(config, workdir, size=size, seed=seed))
   _change(section, changes)
-  return _run('pmp', section, _at(workdir, 'pmp', name, size, number))
+  return run_stage('pmp', section, place(workdir, 'pmp', name, size, number))
 
 
 def pm(
@@ -98,7 +100,7 @@ def pm(
   _change(section, changes)
   if not section.init_from:
     section.init_from = str(pretrain(config, workdir, size=size, seed=seed))
-  return _run('pm', section, _at(workdir, 'pm', name, size, seed))
+  return run_stage('pm', section, place(workdir, 'pm', name, size, seed))
 
 
 def mixed(
@@ -165,10 +167,13 @@ def names(workdir: Path, pattern: str) -> dict[str, re.Match]:
 
 
 def load(
-  scale: str, overrides: Sequence[tuple[str, str]] = ()
+  scale: str,
+  overrides: Sequence[tuple[str, str]] = (),
+  *,
+  file: pathlib.Path = CONFIG,
 ) -> ml_collections.ConfigDict:
-  """configs/pm_sweep.py at a scale; overrides are (dotted key, text)."""
-  return cli.load_config(f'{CONFIG}:{scale}', overrides)
+  """The config file at a scale; overrides are (dotted key, text)."""
+  return cli.load_config(f'{file}:{scale}', overrides)
 
 
 def main(
@@ -176,11 +181,13 @@ def main(
   run: Callable[[Config, str], None],
   plot: Callable[[str], dict],
   argv: Sequence[str] | None = None,
+  *,
+  file: pathlib.Path = CONFIG,
 ) -> None:
   """The command line of an experiment; prints what plot returns.
 
-  Flags: --workdir, --scale, --plot-only and --config.KEY=VALUE, keys of
-  configs/pm_sweep.py. A mistake is one line, and exit code 2.
+  Flags: --workdir, --scale, --plot-only and --config.KEY=VALUE, keys of the
+  config file. A mistake is one line, and exit code 2.
   """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
   parser.add_argument('--workdir', required=True)
@@ -188,7 +195,7 @@ def main(
   parser.add_argument('--plot-only', action='store_true')
   args, rest = parser.parse_known_args(argv)
   try:
-    config = load(args.scale, list(_overrides(rest)))
+    config = load(args.scale, list(_overrides(rest)), file=file)
     if not args.plot_only:
       _prepare(args.workdir)
       run(config, args.workdir)
@@ -252,12 +259,13 @@ def _change(section: Config, changes: dict[str, Any]) -> None:
       section[key] = value
 
 
-def _at(workdir: Path, *parts: Any) -> pathlib.Path:
+def place(workdir: Path, *parts: Any) -> pathlib.Path:
+  """Where a run stands: workdir, folders, and the seed last."""
   *folders, seed = map(str, parts)
   return pathlib.Path(workdir).joinpath(*folders, f'seed{seed}')
 
 
-def _run(recipe: str, section: Config, path: pathlib.Path) -> pathlib.Path:
+def run_stage(recipe: str, section: Config, path: pathlib.Path) -> pathlib.Path:
   """Runs the recipe unless it is finished there; another config is refused."""
   module = importlib.import_module(f'hh_jax.recipes.{recipe}')
   with workdir_lib.withdrawn_if_refused(path):

@@ -28,8 +28,10 @@ SIZES = {
   'ppo': tuple(model_lib.SIZES),
   'tokenizer': ('8k', '64k'),
   'report': (),
+  'best_of_n': tuple(model_lib.SIZES),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
+  'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
   'pipeline': (),  # for other configs to call
 }

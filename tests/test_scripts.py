@@ -3,7 +3,6 @@
 import importlib
 import json
 import pathlib
-import runpy
 import shutil
 
 import numpy as np
@@ -158,20 +157,6 @@ def test_make_pairs_without_its_data_is_one_line(tmp_path):
   out = str(tmp_path / 'pairs.npz')
   with pytest.raises(SystemExit, match='^error: harmless-base/train.jsonl.gz'):
     make_pairs.main(['--data-dir', str(tmp_path), '--out', out])
-
-
-def test_fig13_plots_from_jsonl_alone(tmp_path):
-  fig13 = runpy.run_path(
-    str(ROOT / 'experiments' / 'fig13_reward_vs_sqrt_kl.py')
-  )
-  for seed in (0, 1):
-    fake_run(tmp_path / f'seed{seed}', offset=seed)
-  summary = fig13['plot'](str(tmp_path))
-  assert summary['training_PM/slope_mean'] == pytest.approx(1.0)
-  assert summary['gold/last_gain_mean'] == pytest.approx(3.0)
-  assert summary['held-out_PM/seeds'] == 2
-  assert (tmp_path / 'fig13.png').read_bytes()[:4] == b'\x89PNG'
-  assert json.loads((tmp_path / 'fig13.json').read_text()) == summary
 
 
 @pytest.mark.parametrize(

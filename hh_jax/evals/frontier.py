@@ -163,3 +163,42 @@ def fall_from_peak(
   rise_se = float(np.hypot(proxy_errors[peak], proxy_errors[-1]))
   is_overoptimised = drop > 3 * drop_se and rise > 2 * rise_se
   return Fall(peak, drop, drop_se, rise, is_overoptimised)
+
+
+def within_prompt_std(scores: ArrayLike) -> tuple[float, float]:
+  """(std, its standard error) of scores [prompts, samples] within a prompt.
+
+  std is what `efficiency` takes. The error is over prompts.
+  """
+  scores = np.asarray(scores, np.float64)
+  if scores.ndim != 2 or min(scores.shape) < 2:
+    raise ValueError(f'want 2 prompts with 2 samples, not {scores.shape}')
+  variances = scores.var(axis=1, ddof=1)
+  std = float(np.sqrt(variances.mean()))
+  error = variances.std(ddof=1) / np.sqrt(variances.size)
+  return std, float(error / (2 * std)) if std > 0 else 0.0
+
+
+def efficiency_se(
+  slope: float, slope_se: float, std: float, std_se: float
+) -> float:
+  """Standard error of efficiency(slope, std), the two taken as independent."""
+  ratio = efficiency(slope, std)
+  return float(np.hypot(slope_se / (np.sqrt(2) * std), ratio * std_se / std))
+
+
+def parting(gap: ArrayLike, gap_se: ArrayLike, *, z: float = 2.0) -> int | None:
+  """First point from which on the gap exceeds z of its standard errors.
+
+  gap [P], in the order of training: gain by the training PM less gain by the
+  held-out PM; gap_se [P] its errors, of the paired difference. The gap has to
+  stay so to the last point; None where it never does.
+  """
+  gap, errors = np.asarray(gap, np.float64), np.asarray(gap_se, np.float64)
+  if gap.ndim != 1 or not gap.size or gap.shape != errors.shape:
+    raise ValueError(f'want [P] each, not gap {gap.shape}, se {errors.shape}')
+  if not (np.isfinite(gap).all() and np.isfinite(errors).all()):
+    raise ValueError('gap and gap_se must be finite')
+  is_inside = np.flatnonzero(gap <= z * errors)
+  first = int(is_inside[-1]) + 1 if is_inside.size else 0
+  return first if first < gap.size else None

@@ -11,6 +11,7 @@ RECIPES = {
   'pm': 'hh_jax.recipes.pm',
   'pm_report': 'hh_jax.recipes.pm_report',
   'ppo': 'hh_jax.recipes.ppo',
+  'best_of_n': 'hh_jax.recipes.best_of_n',
   'ood': 'hh_jax.recipes.ood',
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',

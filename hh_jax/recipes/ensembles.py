@@ -43,6 +43,18 @@ def members(config: Any) -> tuple[str, ...]:
   return (config.pm, *config.ensemble.others)
 
 
+def check_apart(config: Any) -> None:
+  """Raises InputError where config.heldout_pm is one of the members."""
+  if not config.heldout_pm:
+    return
+  held_out = pathlib.Path(common.split_step(config.heldout_pm)[0]).resolve()
+  for run in members(config):
+    if pathlib.Path(common.split_step(run)[0]).resolve() == held_out:
+      raise InputError(
+        f'config.heldout_pm {config.heldout_pm} is a PM that ranks too'
+      )
+
+
 def name(config: Any) -> str:
   """'pm', or 'mean of pm, pm1': the directories of the runs."""
   names = [pathlib.Path(run).resolve().name for run in members(config)]

@@ -152,3 +152,36 @@ def test_fall_refuses_scores_of_other_lengths():
     frontier.fall_from_peak([0, 1], [0, 1], [1] * 2, [1] * 3)
   with pytest.raises(ValueError, match='P >= 1'):
     frontier.fall_from_peak([], [], [], [])
+
+
+def test_within_prompt_std_by_hand():
+  # variances 2 and 8: mean 5, error 3; the offset of a prompt is nothing
+  std, error = frontier.within_prompt_std([[0, 2], [104, 100]])
+  assert std == pytest.approx(5**0.5)
+  assert error == pytest.approx(3 / (2 * 5**0.5))
+  assert frontier.within_prompt_std([[1, 1], [2, 2]]) == (0, 0)
+  with pytest.raises(ValueError, match='2 samples'):
+    frontier.within_prompt_std([[1], [2]])
+
+
+def test_error_of_the_efficiency_is_that_of_a_ratio():
+  rng = np.random.default_rng(0)
+  slopes, stds = rng.normal(1, 0.05, 4000), rng.normal(2, 0.06, 4000)
+  found = frontier.efficiency_se(1, 0.05, 2, 0.06)
+  simulated = np.std(slopes / stds / 2**0.5)
+  assert found == pytest.approx(simulated, rel=0.05)
+
+
+def test_parting_is_where_the_gap_stays_above_its_error():
+  se = [0.1] * 6
+  assert frontier.parting([0, 0.3, 0.1, 0.25, 0.3, 0.4], se) == 3
+  assert frontier.parting([0, 0.3, 0.1, 0.25, 0.3, 0.4], se, z=2.9) == 4
+  assert frontier.parting([0, 0.3, 0.4, 0.4, 0.4, 0.1], se) is None
+  assert frontier.parting([0.0, -0.5, -0.6], se[:3]) is None
+  assert frontier.parting([0.5, 0.5], se[:2]) == 0
+  # no gap and no error at the start is no parting
+  assert frontier.parting([0.0, 1.0], [0.0, 0.1]) == 1
+  with pytest.raises(ValueError, match='finite'):
+    frontier.parting([0, np.nan], [1, 1])
+  with pytest.raises(ValueError, match='want'):
+    frontier.parting([], [])

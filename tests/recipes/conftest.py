@@ -56,6 +56,7 @@ def run_stage(chain, tmp_path) -> Callable[..., chain_lib.Done]:
     'pmp': ('tokenizer', 'init_from=pretrain'),
     'pm': ('tokenizer', 'init_from=pretrain'),
     'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
+    'best_of_n': ('tokenizer', 'run=pretrain', 'pm', 'heldout_pm'),
   }
 
   def run(stage: str, *flags: object) -> chain_lib.Done:

@@ -5,7 +5,7 @@ gold web, pm_hh and tokenizer_hh read
 HH-RLHF files from config.data.options.data_dir instead of the gold world.
 """
 
-from configs import common, pipeline
+from configs import best_of_n, common, pipeline
 
 
 def get_config(size=None):
@@ -38,12 +38,25 @@ def get_config(size=None):
   for part in ('pretrain', 'pm', 'heldout_pm', 'ppo'):
     config[part].model.update(size='tiny', scan_unroll=1)
   config.ppo.pm_model.update(size='tiny', scan_unroll=1)
+  if stage == 'best_of_n':
+    return _best_of_n(config.ppo)
   if stage == 'pmp':
     config.pm.data = common.gold_web()
     config.pm.data.options.update(num_questions=20, num_test=8)
     config.pm.lm_coef = 1.0
     return config.pm
   return config[stage] if stage else config
+
+
+def _best_of_n(ppo):
+  """Replies as PPO samples them; chunks that no batch divides."""
+  config = best_of_n.get_config('tiny')
+  for name in best_of_n.SAMPLING:
+    config[name] = ppo[name]
+  config.update(
+    num_prompts=5, num_samples=4, ks=(1, 4), batch_size=8, chunk_prompts=3
+  )
+  return config
 
 
 def _gold_world():
