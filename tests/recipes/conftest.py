@@ -56,6 +56,9 @@ def run_stage(chain, tmp_path) -> Callable[..., chain_lib.Done]:
     'pmp': ('tokenizer', 'init_from=pretrain'),
     'pm': ('tokenizer', 'init_from=pretrain'),
     'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
+    'distill': ('tokenizer', 'init_from=pretrain', 'teacher=pretrain'),
+    'sft': ('tokenizer', 'init_from=pretrain'),
+    'prompts': ('tokenizer', 'init_from=pretrain'),
   }
 
   def run(stage: str, *flags: object) -> chain_lib.Done:
