@@ -75,11 +75,11 @@ def plain_logprobs(network, document):
   return logp[: len(document)]
 
 
-def plain_kl(network, documents, context, top_k):
+def plain_kl(network, documents, context, top_k, teacher_network=None):
   """Mean over tokens, one document at a time, in float64."""
   values = []
   for document in documents:
-    teacher = plain_logprobs(network, context + document[1:])
+    teacher = plain_logprobs(teacher_network or network, context + document[1:])
     student = plain_logprobs(network, document)
     both = zip(teacher[len(context) - 1 : -1], student[:-1], strict=True)
     for logp, logq in both:
@@ -120,6 +120,27 @@ def test_the_loss_is_the_kl_of_the_documents_alone(network, top_k):
   assert float(exact) == pytest.approx(full, rel=1e-4)
   # fewer categories, less to tell apart
   assert wanted <= full + 1e-6 and (wanted < full) == (top_k < V)
+
+
+def test_a_teacher_may_be_another_model(network):
+  model, params = network
+  teacher = model_lib.Transformer(
+    model_lib.ModelConfig(
+      num_layers=1, d_model=32, num_heads=2, d_mlp=32, vocab_size=V
+    )
+  )
+  its = teacher.init(jax.random.key(1))
+  rows = rows_of(DOCUMENTS)
+  hidden = with_context((teacher, its), rows)
+  batch = stored(teacher, its, hidden, rows, 4)
+  loss, *_ = value_and_grad(model, params, batch)
+  exact = loss_lib.exact_kl(
+    model, params, teacher, {'embedding': its['embedding']}, hidden, rows,
+    chunk=64,
+  )  # fmt: skip
+  for found, top_k in ((loss, 4), (exact, V)):
+    wanted = plain_kl(network, DOCUMENTS, CONTEXT, top_k, (teacher, its))
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_student_that_reads_the_context_has_nothing_to_learn(network):
