@@ -7,10 +7,10 @@
 The paper showed a large language model some ten good human queries and sampled
 the next, 369k in all. Ours are the first turns of the training prompts of
 `data`, ten others each time: --config.data.options.train="('helpful-base',)"
-shows helpful ones alone. The result, runs/prompts/prompts.jsonl.gz, is what
---config.data.options.prompt_files takes. The other numbers are our choice. A
-model too small to learn from its context does better with num_shown=0: it then
-opens a dialogue as its training documents do.
+shows helpful ones alone. The result is for `ppo`, with any source:
+--config.prompt_files="('runs/prompts/prompts.jsonl.gz',)". The other numbers
+are our choice. A model too small to learn from its context does better with
+num_shown=0: it then opens a dialogue as its training documents do.
 """
 
 from configs import common, pretrain
