@@ -7,7 +7,7 @@ learns the chosen replies of the training comparisons. Other replies, such as
 the best of n samples (`best_of_n` with split=train: rejection-sampling
 fine-tuning), come from gzipped lines of {"prompt": ..., "reply": ...}:
 
-    --config.files="('runs/best_of_n/dialogues.jsonl.gz',)"
+    --config.files="('runs/best_of_n/best.jsonl.gz',)"
 
 Bai et al. 2022 have no such stage; all numbers are our choice.
 """
