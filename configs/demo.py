@@ -8,7 +8,7 @@ small for its numbers to mean much); or a stage's name, for that stage alone:
     --config.tokenizer=runs/tokenizer --config.init_from=runs/pretrain
 """
 
-from configs import common, pipeline
+from configs import common, distill, pipeline, prompts, sft
 
 SIZES = {
   # pretraining steps, PM pairs, test pairs, PPO iterations and those between
@@ -24,10 +24,10 @@ STAGES = ('tokenizer', 'pretrain', 'pm', 'heldout_pm', 'ppo')
 def get_config(size=None):
   if size in STAGES:
     return get_config()[size]
-  if size == 'pmp':
-    return _pmp(get_config().pm)
+  if size in BESIDE:
+    return BESIDE[size](get_config())
   steps, num_pairs, num_test, iterations, eval_every, eval_prompts = (
-    common.choose(size, SIZES | dict.fromkeys((*STAGES, 'pmp')), 'full')
+    common.choose(size, SIZES | dict.fromkeys((*STAGES, *BESIDE)), 'full')
   )
   data = common.gold_world()
   data.options.num_documents = 14_000  # what the steps use
@@ -48,8 +48,57 @@ def get_config(size=None):
   return config
 
 
-def _pmp(config):
+def _pmp(chain):
+  config = chain.pm
   config.data = common.gold_web()
   config.data.options.num_questions = 1_000
   config.update(part=0, num_parts=1, lm_coef=1.0)
   return config
+
+
+def _distill(chain):
+  """The simulator's preface, into a student that is its own teacher."""
+  config = distill.get_config('mini')
+  config.data, config.answers = chain.pretrain.data, common.gold_web()
+  config.data.options.preface_share = 0.0  # texts without the context
+  config.model.scan_unroll = config.teacher_model.scan_unroll = 3
+  config.update(
+    context='gold_world',
+    num_texts=6_000,
+    row_length=128,
+    num_steps=150,
+    eval_every=50,
+    save_every=150,
+  )
+  config.optimizer.update(lr=3e-4)
+  return config
+
+
+def _sft(chain):
+  config = sft.get_config('mini')
+  config.data = chain.pm.data
+  config.model.scan_unroll = 3
+  config.update(row_length=128)
+  return config
+
+
+def _prompts(chain):
+  config = prompts.get_config('mini')
+  config.data = chain.ppo.data
+  config.model.scan_unroll = 3
+  config.update(
+    num_prompts=500,
+    num_shown=0,  # this model knows dialogues of one first turn only
+    max_query=32,
+    max_attempts=20_000,  # most of what it says is in the small test set
+  )
+  return config
+
+
+# beside the chain
+BESIDE = {
+  'pmp': _pmp,
+  'distill': _distill,
+  'sft': _sft,
+  'prompts': _prompts,
+}

@@ -23,7 +23,7 @@ DATA = {
 def get_config(size=None):
   data = common.choose(size, DATA, 'files')
   return common.config(
-    run='',  # pretrain, pmp, pm, or ppo: its policy
+    run='',  # any with a model; of ppo its policy
     tokenizer='',
     inliers='',
     outliers='',

@@ -1,6 +1,7 @@
 """Array containers that cross file borders.
 
-Axis letters: B batch, T time, P prompt columns, R reply columns, M pairs a row.
+Axis letters: B batch, T time, P prompt columns, R reply columns, M pairs a row,
+K tokens that a teacher's distribution names.
 Every per-token array is aligned with its token: entry t belongs to token t.
 """
 
@@ -24,6 +25,19 @@ class TokenBatch:
   positions: Array  # int32 [B, T], restart at 0 in every document
   segments: Array  # int32 [B, T], 1.. for documents, 0 for padding
   loss_mask: Array  # float32 [B, T], 1 where the token is a target
+
+
+@flax.struct.dataclass
+class DistillBatch:
+  """Documents packed into rows, and what a teacher with a context predicts.
+
+  Entry t of the last two is the distribution of token t; where loss_mask is 0
+  it means nothing.
+  """
+
+  rows: TokenBatch
+  top_tokens: Array  # integers [B, T, K], the teacher's most likely tokens
+  logprobs: Array  # float32 or float16 [B, T, K + 1], nats, the rest last
 
 
 @flax.struct.dataclass

@@ -20,12 +20,26 @@ FILES = {
   if path.stem != 'common'
 }
 SIZES = {
-  'demo': ('full', 'short', 'tokenizer', 'pretrain', 'pmp', 'pm', 'ppo'),
+  'demo': (
+    'full',
+    'short',
+    'tokenizer',
+    'pretrain',
+    'pmp',
+    'pm',
+    'ppo',
+    'distill',
+    'sft',
+    'prompts',
+  ),
   'demo_hh': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
   'pretrain': tuple(model_lib.SIZES),
   'pm': tuple(model_lib.SIZES),
   'pmp': tuple(model_lib.SIZES),
   'ppo': tuple(model_lib.SIZES),
+  'distill': tuple(model_lib.SIZES),
+  'sft': tuple(model_lib.SIZES),
+  'prompts': tuple(model_lib.SIZES),
   'tokenizer': ('8k', '64k'),
   'report': (),
   'best_of_n': tuple(model_lib.SIZES),
@@ -65,9 +79,9 @@ def test_a_config_is_locked_and_its_parts_are_real(name, size):
   for path, section in sections(config):
     assert section.is_locked, path
     last = path.split('.')[-2] if path else ''
-    if last == 'data':
+    if last in ('data', 'answers'):
       sources.build(section.name, section.options.to_dict())
-    if last in ('model', 'pm_model'):
+    if last in ('model', 'pm_model', 'teacher_model'):
       fields = section.to_dict()
       model_lib.sized(fields.pop('size'), vocab_size=512, **fields)
     if last == 'optimizer':

@@ -87,28 +87,35 @@ def first_fit(lengths: Sequence[int], capacity: int, *, window: int = 64):
 
 
 def pack_documents(
-  documents: Sequence[Sequence[int]], *, row_length: int
+  documents: Sequence[Sequence[int]],
+  *,
+  row_length: int,
+  first_targets: Sequence[int] | None = None,
 ) -> types.TokenBatch:
   """All documents in rows [num_rows, T]; longer ones are cut into pieces.
 
-  Every token but the first of a document (or piece) is a target.
+  Every token but the first of a document (or piece) is a target; with
+  `first_targets` those from that index of the document on.
   """
+  firsts = [1] * len(documents) if first_targets is None else first_targets
   pieces = [
-    document[i : i + row_length]
-    for document in documents
+    (document[i : i + row_length], max(first - i, 1))
+    for document, first in zip(documents, firsts, strict=True)
     for i in range(0, len(document), row_length)
   ]
-  rows = first_fit([len(piece) for piece in pieces], row_length)
+  rows = first_fit([len(piece) for piece, _ in pieces], row_length)
   tokens, positions, segments = np.zeros((3, len(rows), row_length), np.int32)
+  loss_mask = np.zeros(tokens.shape, np.float32)
   for r, items in enumerate(rows):
     start = 0
     for number, item in enumerate(items, start=1):
-      stop = start + len(pieces[item])
-      tokens[r, start:stop] = pieces[item]
+      piece, first = pieces[item]
+      stop = start + len(piece)
+      tokens[r, start:stop] = piece
       positions[r, start:stop] = np.arange(stop - start)
       segments[r, start:stop] = number
+      loss_mask[r, start + first : stop] = 1
       start = stop
-  loss_mask = ((segments > 0) & (positions > 0)).astype(np.float32)
   return types.TokenBatch(tokens, positions, segments, loss_mask)
 
 

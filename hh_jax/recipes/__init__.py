@@ -7,6 +7,9 @@ line in the command's help.
 RECIPES = {
   'tokenizer': 'hh_jax.recipes.tokenizer',
   'pretrain': 'hh_jax.recipes.pretrain',
+  'distill': 'hh_jax.recipes.distill',
+  'sft': 'hh_jax.recipes.sft',
+  'prompts': 'hh_jax.recipes.prompts',
   'pmp': 'hh_jax.recipes.pmp',
   'pm': 'hh_jax.recipes.pm',
   'pm_report': 'hh_jax.recipes.pm_report',

@@ -23,7 +23,8 @@ from hh_jax.types import Params
 INIT, SAMPLE, EVAL = 1, 2, 3
 # Link to another run -> recipes it may be of. All networks have one shape of
 # tree, so a run of the wrong kind would load, and mean nothing.
-KINDS = {'init_from': ('pretrain',), 'pm': ('pm',), 'heldout_pm': ('pm',),
+KINDS = {'init_from': ('pretrain', 'distill', 'sft'), 'teacher': ('pretrain',),
+         'pm': ('pm',), 'heldout_pm': ('pm',),
          'ensemble.others': ('pm',)}  # fmt: skip
 
 

@@ -27,14 +27,18 @@ def say(text: str) -> None:
 
 
 def held_out(
-  given: Sequence[Pair], trained: Sequence[Pair] | None, *, drop_overlap: bool
+  given: Sequence[Pair],
+  trained: Sequence[Any] | None,
+  *,
+  drop_overlap: bool,
+  trainee: str = 'the PM',
 ) -> HeldOut:
   """The test pairs, compared by conversation with those trained on.
 
   Pairs of two identical transcripts are left out and counted. Those of
-  conversations that the PM was trained on are counted and warned of, and left
-  out with drop_overlap; with None nobody knows them. Raises InputError where
-  nothing is left.
+  conversations that the trainee learnt from (those that items of `trained`
+  name as theirs) are counted and warned of, and left out with drop_overlap;
+  with None nobody knows them. Raises InputError where nothing is left.
   """
   pairs, notes = examples.distinct(given), []
   counts = {'identical_replies': len(given) - len(pairs)}
@@ -51,7 +55,7 @@ def held_out(
     done = 'left out' if drop_overlap else 'kept (config.drop_overlap)'
     text = (
       f'{len(pairs) - len(apart)} of {len(pairs)} test pairs are of '
-      f'conversations that the PM was trained on: {done}'
+      f'conversations that {trainee} was trained on: {done}'
     )
     notes.append(text)
     say(f'warning: {text}')

@@ -28,7 +28,7 @@ from hh_jax.model import Transformer
 from hh_jax.recipes import common, comparisons, ood_prompts, ppo
 from hh_jax.types import Params, Prompts
 
-KINDS = ('pretrain', 'pmp', 'pm', 'ppo')
+KINDS = ('pretrain', 'distill', 'sft', 'pmp', 'pm', 'ppo')
 SETTINGS = ('exposures', 'ridge', 'weight_decay', 'num_splits', 'num_samples',
             'seed')  # fmt: skip
 

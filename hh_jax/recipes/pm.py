@@ -22,7 +22,10 @@ from hh_jax.recipes import common, comparisons, ranking, supervised
 from hh_jax.types import Params
 
 LOSS_OPTIONS = ('objective', 'label_smoothing', 'centring', 'lm_coef')
-INIT_KINDS = {'pm': ('pretrain', 'pmp'), 'pmp': ('pretrain',)}
+INIT_KINDS = {
+  'pm': ('pretrain', 'pmp', 'distill', 'sft'),
+  'pmp': ('pretrain',),
+}
 COUNTS = (  # config fields of 1 or more
   'row_length',
   'max_pairs',
@@ -169,7 +172,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 def train(
   config: ml_collections.ConfigDict, workdir: str, *, recipe: str
 ) -> dict[str, float]:
-  """What `pm` and `pmp` runs do; pm may start from pmp, both from pretrain."""
+  """What `pm` and `pmp` runs do; they start from runs of INIT_KINDS."""
   check(config)
   workdir_lib.open_run(workdir, config.to_dict(), recipe)
   if workdir_lib.is_finished(workdir):

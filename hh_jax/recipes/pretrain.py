@@ -4,8 +4,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from hh_jax import sharding, types
 from hh_jax import tokenizer as tokenizer_lib
+from hh_jax import types
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader, packing
 from hh_jax.losses import language_model
@@ -54,16 +54,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   )
   held_out = loader.spread(held_out, config.eval_rows)
   loss_fn = language_model.language_model_loss(model, chunk=config.head_chunk)
-  eval_step = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1])
-
-  def evaluate(params) -> dict[str, float]:
-    sums = [
-      jax.device_get(eval_step(params, sharding.place(mesh, batch)))
-      for batch in loader.eval_batches(held_out, batch_size=config.batch_size)
-    ]
-    tokens = sum(float(s['tokens']) for s in sums)
-    return {'loss': sum(float(s['loss_sum']) for s in sums) / tokens}
-
+  evaluate = supervised.make_evaluate(
+    loss_fn, 'loss', held_out, mesh, batch_size=config.batch_size
+  )
   params = supervised.train_on_rows(
     config,
     workdir,

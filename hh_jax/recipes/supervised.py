@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import pathlib
 from typing import Any
 
 import grain
+import jax
 from jax.sharding import Mesh
 import ml_collections
 import optax
@@ -37,6 +39,36 @@ def initial_state(
     config, 'init_from', model, mesh, fingerprint=fingerprint, kinds=kinds
   )
   return train.state_from(params, tx, key, mesh)
+
+
+def make_evaluate(
+  loss_fn: LossFn, name: str, rows: Any, mesh: Mesh, *, batch_size: int
+) -> Callable[[Params], dict[str, float]]:
+  """params -> {name: the mean a target token over all rows}.
+
+  The loss's metrics have the sum, as NAME_sum, and the number of `tokens`.
+  """
+  step = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1])
+
+  def evaluate(params: Params) -> dict[str, float]:
+    sums = [
+      jax.device_get(step(params, sharding.place(mesh, batch)))
+      for batch in loader.eval_batches(rows, batch_size=batch_size)
+    ]
+    tokens = sum(float(s['tokens']) for s in sums)
+    return {name: sum(float(s[f'{name}_sum']) for s in sums) / tokens}
+
+  return evaluate
+
+
+def first_and_last(workdir: str, *names: str) -> dict[str, float]:
+  """Of every named metric its first and last value: NAME_before and NAME."""
+  lines = metrics_lib.read_metrics(pathlib.Path(workdir) / metrics_lib.METRICS)
+  out = {}
+  for name in names:
+    values = [line[name] for line in lines if name in line]
+    out[f'{name}_before'], out[name] = values[0], values[-1]
+  return out
 
 
 @dataclasses.dataclass(frozen=True)

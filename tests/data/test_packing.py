@@ -40,6 +40,24 @@ def test_documents_by_hand():
   )
 
 
+def test_targets_begin_where_they_are_asked_to():
+  rows = packing.pack_documents(
+    [[2, 5, 6, 3], [2, 7, 3], list(range(10, 17))],
+    row_length=5,
+    first_targets=[3, 1, 6],
+  )
+  targets = [
+    (int(t), int(p))
+    for t, p, m in zip(
+      *(x.ravel() for x in (rows.tokens, rows.positions, rows.loss_mask)),
+      strict=True,
+    )
+    if m
+  ]
+  # the first token of a piece is none, whatever was asked for
+  assert sorted(targets) == [(3, 2), (3, 3), (7, 1), (16, 1)]
+
+
 def test_a_long_document_is_cut_into_pieces_that_keep_every_token():
   rows = packing.pack_documents([list(range(10, 22))], row_length=5)
   real = rows.tokens[rows.segments > 0]

@@ -57,6 +57,9 @@ def run_stage(chain, tmp_path) -> Callable[..., chain_lib.Done]:
     'pm': ('tokenizer', 'init_from=pretrain'),
     'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
     'best_of_n': ('tokenizer', 'run=pretrain', 'pm', 'heldout_pm'),
+    'distill': ('tokenizer', 'init_from=pretrain', 'teacher=pretrain'),
+    'sft': ('tokenizer', 'init_from=pretrain'),
+    'prompts': ('tokenizer', 'init_from=pretrain'),
   }
 
   def run(stage: str, *flags: object) -> chain_lib.Done:

@@ -271,4 +271,6 @@ def test_one_class_is_refused(chain, files, tmp_path):
   error = run(
     *(chain, tmp_path / 'run', *of_files(files)), model='tokenizer'
   ).error
-  assert 'is a tokenizer run, not a pretrain or pmp or pm or ppo run' in error
+  assert (
+    'is a tokenizer run, not a pretrain or distill or sft or pmp or' in error
+  )

@@ -73,7 +73,7 @@ def test_an_unfinished_run_needs_its_step(pretrained, run_stage):
 
 def test_a_step_of_a_run_of_another_kind(chain, run_stage):
   error = run_stage('pm', f'--config.init_from={chain.path / "ppo"}@12').error
-  assert 'is a ppo run, not a pretrain or pmp run' in error
+  assert 'is a ppo run, not a pretrain or pmp or distill or sft run' in error
 
 
 def test_another_step_of_the_pm_does_not_judge_it(chain, run_stage):

@@ -1,14 +1,17 @@
 """A config of the smallest chain that runs, or of one of its stages.
 
 Sizes: a stage's name for that stage alone; pmp reads the
-gold web, pm_hh and tokenizer_hh read
+gold web, distill, sft and prompts are no stages of the chain, pm_hh and
+tokenizer_hh read
 HH-RLHF files from config.data.options.data_dir instead of the gold world.
 """
 
-from configs import best_of_n, common, pipeline
+from configs import best_of_n, common, distill, pipeline, prompts, sft
 
 
 def get_config(size=None):
+  if size in BESIDE:
+    return BESIDE[size]()
   stage = (size or '').removesuffix('_hh')
   data = common.hh_rlhf() if size and size.endswith('_hh') else _gold_world()
   config = pipeline.get_config(data, 'mini', row_length=128)
@@ -41,8 +44,7 @@ def get_config(size=None):
   if stage == 'best_of_n':
     return _best_of_n(config.ppo)
   if stage == 'pmp':
-    config.pm.data = common.gold_web()
-    config.pm.data.options.update(num_questions=20, num_test=8)
+    config.pm.data = _gold_web()
     config.pm.lm_coef = 1.0
     return config.pm
   return config[stage] if stage else config
@@ -65,3 +67,61 @@ def _gold_world():
     num_documents=60, num_pairs=60, num_prompts=40, num_test=16
   )
   return data
+
+
+def _gold_web():
+  data = common.gold_web()
+  data.options.update(num_questions=20, num_test=8)
+  return data
+
+
+def _distill():
+  config = distill.get_config('tiny')
+  config.data, config.answers = _gold_world(), _gold_web()
+  config.update(
+    context='gold_world',
+    row_length=128,
+    top_k=20,
+    teacher_batch_size=4,
+    batch_size=4,
+    num_steps=6,
+    head_chunk=200,
+    eval_texts=8,
+    exact_rows=4,
+    eval_every=3,
+    save_every=3,
+  )
+  # large enough that six steps close some of the gap
+  config.optimizer.update(lr=1e-3)
+  return config
+
+
+def _sft():
+  config = sft.get_config('tiny')
+  config.data = _gold_world()
+  config.update(
+    row_length=128,
+    batch_size=4,
+    head_chunk=512,
+    eval_rows=4,
+    eval_every=4,
+    save_every=2,
+  )
+  config.optimizer.update(lr=3e-3, warmup_steps=0)
+  return config
+
+
+def _prompts():
+  config = prompts.get_config('tiny')
+  config.data = _gold_world()
+  config.update(
+    num_prompts=10,
+    num_shown=3,
+    max_query=32,
+    max_attempts=64,
+    batch_size=8,
+  )
+  return config
+
+
+BESIDE = {'distill': _distill, 'sft': _sft, 'prompts': _prompts}
