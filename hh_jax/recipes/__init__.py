@@ -15,3 +15,4 @@ RECIPES = {
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',
 }
+WITHOUT_WORKDIR = ()  # those that run without --workdir too
