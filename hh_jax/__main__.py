@@ -16,7 +16,8 @@ USAGE = """\
 usage: python -m hh_jax RECIPE --config=configs/X.py[:SIZE] --workdir=DIR
                                [--config.KEY=VALUE ...]
 
-The same command resumes a run that was interrupted.
+The same command resumes a run that was interrupted. `sample` needs no run
+directory: --workdir keeps what it prints.
 
 recipes:"""
 

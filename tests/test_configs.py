@@ -28,6 +28,7 @@ SIZES = {
   'ppo': tuple(model_lib.SIZES),
   'tokenizer': ('8k', '64k'),
   'report': (),
+  'sample': (),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),

@@ -11,8 +11,9 @@ RECIPES = {
   'pm': 'hh_jax.recipes.pm',
   'pm_report': 'hh_jax.recipes.pm_report',
   'ppo': 'hh_jax.recipes.ppo',
+  'sample': 'hh_jax.recipes.sample',
   'ood': 'hh_jax.recipes.ood',
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',
 }
-WITHOUT_WORKDIR = ()  # those that run without --workdir too
+WITHOUT_WORKDIR = ('sample',)  # those that run without --workdir too
