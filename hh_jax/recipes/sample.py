@@ -78,6 +78,11 @@ class Policy:
     ]
 
   def _reply(self, reply: generation.Reply) -> Row:
+    if not math.isfinite(reply.logprob):
+      raise InputError(
+        f'a reply has log-probability {reply.logprob}: the parameters of '
+        'config.run are not finite'
+      )
     drawn = self.tokenizer.decode(reply.ids)
     text = dialogue.truncate_reply(drawn)
     stopped = reply.is_stopped or text != drawn

@@ -216,7 +216,7 @@ def test_a_turn_spelled_out_of_pieces_ends_the_reply(chain):
     tokenizer=tokenizer,
     key=jax.random.key(0),
   )
-  (row,) = policy.rows(['p'], [[1]], number=0)
+  (row,) = policy.rows(['p'], [[1]], 0)
   assert row == {
     'prompt': 'p',
     'replies': [
@@ -224,6 +224,9 @@ def test_a_turn_spelled_out_of_pieces_ends_the_reply(chain):
       {'text': ' ok', 'logprob': -0.5, 'stopped': False},
     ],
   }
+  drawn.append(generation.Reply([], float('nan'), is_stopped=True))
+  with pytest.raises(InputError, match='config.run are not finite'):
+    policy.rows(['p'], [[1]], 0)
 
 
 def test_a_pipe_is_answered_in_order_whatever_the_batch(run, stdin):
