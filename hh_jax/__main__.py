@@ -2,8 +2,10 @@
 
 import ast
 from collections.abc import Sequence
+import contextlib
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 
@@ -14,7 +16,8 @@ USAGE = """\
 usage: python -m hh_jax RECIPE --config=configs/X.py[:SIZE] --workdir=DIR
                                [--config.KEY=VALUE ...]
 
-The same command resumes a run that was interrupted.
+The same command resumes a run that was interrupted. `sample` needs no run
+directory: --workdir keeps what it prints.
 
 recipes:"""
 
@@ -25,24 +28,33 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not argv or '--help' in argv or '-h' in argv:
     print(_help())
     return 0
+  resumes = any(word.startswith('--workdir') for word in argv)
   try:
     _run(argv)
   except InputError as error:
     print(f'hh_jax: error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('hh_jax: interrupted; the same command resumes', file=sys.stderr)
+    hint = '; the same command resumes' if resumes else ''
+    print(f'hh_jax: interrupted{hint}', file=sys.stderr)
     return 130
+  except BrokenPipeError:  # who read stdout has seen enough, as `head` has
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # as a shell says of a program that SIGPIPE ended
   return 0
 
 
 def _run(argv: Sequence[str]) -> None:
-  command = cli.parse(argv, recipes.RECIPES)
+  command = cli.parse(
+    argv, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+  )
   config = cli.load_config(command.config, command.overrides)
   # Imported only now: JAX takes seconds, and most mistakes are found above.
   host.keep_freed_memory()
   recipe = importlib.import_module(recipes.RECIPES[command.recipe])
-  with workdir.withdrawn_if_refused(command.workdir):
+  with contextlib.ExitStack() as stack:
+    if command.workdir:
+      stack.enter_context(workdir.withdrawn_if_refused(command.workdir))
     recipe.run(config, command.workdir)
 
 

@@ -34,15 +34,21 @@ class Command:
 
   recipe: str
   config: str  # PATH or PATH:SIZE
-  workdir: str
+  workdir: str  # '' where none is named and the recipe needs none
   overrides: tuple[tuple[str, str], ...]  # (dotted key, value as typed)
 
 
-def parse(argv: Sequence[str], recipes: Collection[str]) -> Command:
+def parse(
+  argv: Sequence[str],
+  recipes: Collection[str],
+  *,
+  without_workdir: Collection[str] = (),
+) -> Command:
   """Reads `RECIPE --config=PATH[:SIZE] [--config.KEY=VALUE ...] --workdir=DIR`.
 
   Raises InputError on anything else; `--option value` is the same as
-  `--option=value`, and of an option given twice the last one counts.
+  `--option=value`, and of an option given twice the last one counts. Recipes
+  of `without_workdir` do without --workdir.
   """
   recipe, *rest = argv
   if recipe not in recipes:
@@ -58,7 +64,10 @@ def parse(argv: Sequence[str], recipes: Collection[str]) -> Command:
     if value is None:
       raise InputError(f'{option} has no value: write {option}=VALUE')
     found[option] = value
-  for option, name in (('--config', 'PATH[:SIZE]'), ('--workdir', 'DIR')):
+  required = {'--config': 'PATH[:SIZE]', '--workdir': 'DIR'}
+  if recipe in without_workdir and '--workdir' not in found:
+    del required['--workdir']
+  for option, name in required.items():
     if not found.get(option):
       raise InputError(f'{option} is missing: add {option}={name}')
   overrides = [
@@ -66,7 +75,8 @@ def parse(argv: Sequence[str], recipes: Collection[str]) -> Command:
     for option, value in found.items()
     if option.startswith('--config.')
   ]
-  return Command(recipe, found['--config'], found['--workdir'], (*overrides,))
+  workdir = found.get('--workdir', '')
+  return Command(recipe, found['--config'], workdir, (*overrides,))
 
 
 def load_config(

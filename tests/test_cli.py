@@ -147,6 +147,69 @@ def test_an_override_changes_one_key_and_what_refers_to_it(config_file):
   assert (config.steps, config.double) == (20, 40)
 
 
+def test_a_recipe_that_needs_no_run_directory(
+  capsys, runs, config_file, monkeypatch, tmp_path
+):
+  argv = ['fake', f'--config={config_file}']
+  monkeypatch.setattr(recipes, 'WITHOUT_WORKDIR', ('fake',))
+  monkeypatch.chdir(tmp_path)
+  assert main_lib.main(argv) == main_lib.main([*argv, '--workdir=x']) == 0
+  assert [workdir for _, workdir in runs] == ['', 'x']
+  assert '--workdir is missing' in _refused(capsys, *argv, '--workdir=')
+
+  def interrupted(config, workdir):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(sys.modules['hh_jax.recipes.fake'], 'run', interrupted)
+  assert main_lib.main(argv) == 130
+  assert capsys.readouterr().err == 'hh_jax: interrupted\n'
+
+
+def test_no_run_directory_is_no_directory_to_withdraw(
+  capsys, runs, config_file, monkeypatch, tmp_path
+):
+  """A refused recipe must not take the present directory for its own."""
+  monkeypatch.setattr(recipes, 'WITHOUT_WORKDIR', ('fake',))
+  folder = tmp_path / 'here'
+  folder.mkdir()
+  monkeypatch.chdir(folder)
+
+  def refuse(config, workdir):
+    (folder / 'config.json').write_text('{}')
+    raise InputError('no')
+
+  monkeypatch.setattr(sys.modules['hh_jax.recipes.fake'], 'run', refuse)
+  assert _refused(capsys, 'fake', f'--config={config_file}') == 'no'
+  assert (folder / 'config.json').exists()
+
+
+def test_who_reads_stdout_may_stop(config_file, tmp_path):
+  root = pathlib.Path(main_lib.__file__).parent.parent
+  code = """
+import sys, types
+from hh_jax import __main__, recipes
+def run(config, workdir):
+  for _ in range(99999):
+    print('x')
+fake = types.ModuleType('fake', 'Prints.')
+fake.run = run
+sys.modules['fake'] = fake
+recipes.RECIPES['fake'] = 'fake'
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+  argv = ['fake', f'--config={config_file}', f'--workdir={tmp_path / "x"}']
+  with subprocess.Popen(
+    [sys.executable, '-c', code, *argv],
+    cwd=root,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'x\n'
+    process.stdout.close()
+    assert process.stderr.read() == b''
+  assert process.returncode == 141
+
+
 def test_wrong_command_lines_are_one_line(capsys, runs, config_file):
   good = [f'--config={config_file}', '--workdir=x']
   for argv, expected in (

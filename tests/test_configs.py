@@ -43,6 +43,7 @@ SIZES = {
   'tokenizer': ('8k', '64k'),
   'report': (),
   'best_of_n': tuple(model_lib.SIZES),
+  'sample': (),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),

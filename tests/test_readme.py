@@ -49,9 +49,10 @@ def test_make_targets_are_run_by_ci():
 )
 def test_recipes_parse(words, monkeypatch):
   monkeypatch.chdir(ROOT)
-  command = cli.parse(words, recipes.RECIPES)
+  command = cli.parse(
+    words, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+  )
   config = cli.load_config(command.config, command.overrides)
-  assert command.workdir
   if 'model' in config:
     fields = config.model.to_dict()
     size = fields.pop('size')

@@ -59,7 +59,7 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
   Raises InputError for a missing, empty or damaged file.
   """
   line = 0
-  for line, raw in enumerate(_read_lines(pathlib.Path(path)), 1):
+  for line, raw in enumerate(read_lines(pathlib.Path(path)), 1):
     if line == 1:
       raw = raw.removeprefix(codecs.BOM_UTF8)
     yield _parse_line(line, raw)
@@ -98,12 +98,12 @@ def read_array_rows(path: str | os.PathLike) -> Iterator[Row]:
   is then the position in the array, from 1.
   """
   path = pathlib.Path(path)
-  first = next(_read_lines(path), b'').removeprefix(codecs.BOM_UTF8)
+  first = next(read_lines(path), b'').removeprefix(codecs.BOM_UTF8)
   if not first.lstrip().startswith(b'['):
     yield from read_rows(path)
     return
   try:
-    array = json.loads(b''.join(_read_lines(path)).decode('utf-8-sig'))
+    array = json.loads(b''.join(read_lines(path)).decode('utf-8-sig'))
   except (ValueError, RecursionError) as error:
     raise InputError(f'{path}: not a JSON array: {error}') from error
   if not array:
@@ -255,7 +255,7 @@ def _as_row(line: int, record: Any) -> Row:
   return Row(line, {}, 'not_object')
 
 
-def _read_lines(path: pathlib.Path) -> Iterator[bytes]:
+def read_lines(path: pathlib.Path) -> Iterator[bytes]:
   """Lines of a plain or gzip'd file; InputError where that fails."""
   check_file(path)
   open_file = gzip.open if path.suffix == '.gz' else open

@@ -15,7 +15,9 @@ RECIPES = {
   'pm_report': 'hh_jax.recipes.pm_report',
   'ppo': 'hh_jax.recipes.ppo',
   'best_of_n': 'hh_jax.recipes.best_of_n',
+  'sample': 'hh_jax.recipes.sample',
   'ood': 'hh_jax.recipes.ood',
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',
 }
+WITHOUT_WORKDIR = ('sample',)  # those that run without --workdir too
