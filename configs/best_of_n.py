@@ -25,7 +25,6 @@ SAMPLING = (
   'max_prompt',
   'max_reply',
   'temperature',
-  'value_init',
   'head_chunk',
   'no_stop_penalty',  # of the score that ranks; 0: the PM's alone
 )

@@ -30,5 +30,6 @@ def get_config(size=None):
     max_query=64,  # tokens, of those shown and of those made
     max_attempts=100_000,  # a refusal that says why comes after so many
     temperature=1.0,
+    top_p=1.0,  # the fewest tokens whose probabilities reach it
     batch_size=64,
   )

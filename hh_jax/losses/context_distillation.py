@@ -26,7 +26,7 @@ def student_hidden(
 ) -> Array:
   """Hidden states that predict tokens 1 .. T - 1, float32 [B, T - 1, D]."""
   mask = attention.causal_mask(rows.segments)
-  hidden, _ = model.hidden(params, rows.tokens, rows.positions, mask)
+  hidden = model.hidden(params, rows.tokens, rows.positions, mask)
   return arrays.predicting(hidden)
 
 
@@ -50,7 +50,7 @@ def teacher_hidden(
     """x [1, C, ...] before y [B, T, ...]."""
     return jnp.concatenate([jnp.broadcast_to(x, (b, *x.shape[1:])), y], axis=1)
 
-  hidden, _ = model.hidden(
+  hidden = model.hidden(
     params,
     before(context[None], rows.tokens),
     before(jnp.arange(length)[None], rows.positions + (length - 1)),

@@ -39,7 +39,7 @@ from hh_jax.data import loader, sources
 from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.evals import best_of_n, frontier
-from hh_jax.recipes import common, ensembles, ppo
+from hh_jax.recipes import common, ensembles, policy_networks, policy_prompts
 from hh_jax.rl import rollout
 from hh_jax.types import Params, Prompts
 
@@ -278,7 +278,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   common.read_link(config, 'run', kinds=KINDS)
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
-  nets = ppo.make_networks(config, tokenizer)
+  nets = policy_networks.make_networks(config, tokenizer, value_net='none')
   policy = common.load_params(
     *(config, 'run', nets.policy, mesh),
     fingerprint=tokenizer.fingerprint,
@@ -319,7 +319,9 @@ def read_rows(
   """The prompts that fit, num_prompts of them, and how many do not fit."""
   if not prompts:
     raise InputError(f'config.data has no {config.split} prompts')
-  rows, dropped = ppo.pack(prompts, tokenizer, max_prompt=config.max_prompt)
+  rows, dropped = policy_prompts.pack(
+    prompts, tokenizer, max_prompt=config.max_prompt
+  )
   if config.num_prompts:
     rows = loader.spread(rows, config.num_prompts)
   if loader.num_rows(rows) < 2:

@@ -51,7 +51,7 @@ def check_apart(config: Any) -> None:
   for run in members(config):
     if pathlib.Path(common.split_step(run)[0]).resolve() == held_out:
       raise InputError(
-        f'config.heldout_pm {config.heldout_pm} is a PM that ranks too'
+        f'config.heldout_pm {config.heldout_pm} is a PM that trains or ranks'
       )
 
 

@@ -25,7 +25,7 @@ from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.evals import ood
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, comparisons, ood_prompts, ppo
+from hh_jax.recipes import common, comparisons, ood_prompts, policy_prompts
 from hh_jax.types import Params, Prompts
 
 KINDS = ('pretrain', 'distill', 'sft', 'pmp', 'pm', 'ppo')
@@ -164,7 +164,7 @@ def pack(
 ) -> tuple[Prompts, int]:
   """Left-padded prompts of at most config.max_prompt, and how many are not."""
   prompts = [Prompt(text, '', is_sensitive=True) for text in texts]
-  return ppo.pack(prompts, tokenizer, max_prompt=config.max_prompt)
+  return policy_prompts.pack(prompts, tokenizer, max_prompt=config.max_prompt)
 
 
 def make_activations(

@@ -1,6 +1,5 @@
 """Which networks a policy run has, and where their parameters come from."""
 
-import pathlib
 from typing import Any
 
 from jax.sharding import Mesh
@@ -8,7 +7,6 @@ import ml_collections
 
 from hh_jax import sampling, train
 from hh_jax import tokenizer as tokenizer_lib
-from hh_jax.errors import InputError
 from hh_jax.recipes import common, ensembles
 from hh_jax.rl import rollout as rollout_lib
 from hh_jax.types import Params, TrainState
@@ -20,23 +18,6 @@ VALUE_NETS = {
   'head': 'head',
   'none': 'none',
 }
-
-
-def check_pms(config: ml_collections.ConfigDict) -> None:
-  """Raises InputError for preference models that do not go together."""
-  ensembles.check(config)
-  for member in ensembles.members(config) if config.heldout_pm else ():
-    if _same(config.heldout_pm, member):
-      raise InputError(
-        f'config.heldout_pm {config.heldout_pm} is the PM that trains the '
-        'policy'
-      )
-
-
-def _same(link: str, other: str) -> bool:
-  """Whether both are of one run, at whatever steps."""
-  paths = [pathlib.Path(common.split_step(x)[0]) for x in (link, other)]
-  return paths[0].resolve() == paths[1].resolve()
 
 
 def make_networks(

@@ -14,6 +14,7 @@ from hh_jax.errors import InputError
 from hh_jax.losses import ppo
 from hh_jax.recipes import (
   common,
+  ensembles,
   policy_evaluation,
   policy_networks,
   policy_prompts,
@@ -71,7 +72,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   check_batches(config, common.make_mesh(config.mesh))
   check_combinations(config)
   check_alarms(config.alarms)
-  policy_networks.check_pms(config)
+  ensembles.check(config)
+  ensembles.check_apart(config)
   policy_prompts.check(config)
 
 

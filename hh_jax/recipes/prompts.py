@@ -39,6 +39,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_batch(config, common.make_mesh(config.mesh))
   common.check_range(config, 'num_shown', 0)
   common.check_range(config, 'temperature', 1e-6)
+  common.check_range(config, 'top_p', 1e-6, 1)
   if config.max_attempts < config.num_prompts:
     raise InputError(
       f'config.max_attempts {config.max_attempts} is less than num_prompts '
@@ -47,7 +48,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def make_distribution(
-  tokenizer: tokenizer_lib.Tokenizer, *, temperature: float
+  tokenizer: tokenizer_lib.Tokenizer, *, temperature: float, top_p: float
 ) -> sampling.SamplingDistribution:
   """Over ordinary text; a query ends at the line's or document's end, or where
   the next turn begins."""
@@ -55,6 +56,7 @@ def make_distribution(
   stop = (tokenizer.human_id, tokenizer.assistant_id, line_end)
   return sampling.SamplingDistribution(
     temperature=temperature,
+    top_p=top_p,
     banned=(
       tokenizer.pad_id,
       tokenizer.unk_id,
@@ -75,7 +77,9 @@ def make_draw(
   params = common.load_params(
     config, 'init_from', model, mesh, fingerprint=tokenizer.fingerprint
   )
-  distribution = make_distribution(tokenizer, temperature=config.temperature)
+  distribution = make_distribution(
+    tokenizer, temperature=config.temperature, top_p=config.top_p
+  )
   key = common.stream(config.seed, common.SAMPLE)
   # bos and the last marker, and each query after its own
   length = 2 + config.num_shown * (1 + config.max_query)

@@ -64,7 +64,7 @@ def value_and_grad(model, params, batch, chunk=4096):
 def padded_logprobs(model, params, tokens):
   mask = jnp.tril(jnp.ones((1, *tokens.shape * 2), bool))
   positions = jnp.arange(tokens.shape[0])[None]
-  hidden, _ = model.hidden(params, tokens[None], positions, mask)
+  hidden = model.hidden(params, tokens[None], positions, mask)
   return jax.nn.log_softmax(model.logits(params, hidden))[0]
 
 

@@ -14,7 +14,13 @@ from hh_jax import sharding
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import sources
 from hh_jax.errors import InputError
-from hh_jax.recipes import common, ensembles, pm_report, pm_report_judge, ppo
+from hh_jax.recipes import (
+  common,
+  ensembles,
+  pm_report,
+  pm_report_judge,
+  policy_networks,
+)
 from tests.recipes import chain as chain_lib
 
 
@@ -67,17 +73,19 @@ def test_a_policy_learns_from_all_and_its_value_starts_from_the_first(chain):
   config.heldout_pm = ''
   config.ensemble.update(others=(str(chain.path / 'heldout_pm'),))
   tokenizer = common.load_tokenizer(config.tokenizer)
-  nets = ppo.make_networks(config, tokenizer)
+  nets = policy_networks.make_networks(config, tokenizer, value_net='pm')
   mesh = sharding.make_mesh()
-  frozen = ppo.load_frozen(config, nets, mesh, tokenizer.fingerprint)
+  frozen = policy_networks.load_frozen(
+    config, nets, mesh, tokenizer.fingerprint
+  )
   assert len(frozen['pm_score']) == 2
   tx, _ = common.make_optimizer(config.optimizer, num_steps=1)
-  state, _ = ppo.initial_state(config, frozen, tx, mesh)
+  state, _ = policy_networks.initial_state(config, frozen, tx, mesh)
   np.testing.assert_array_equal(
     state.params['value']['scalar_head'], frozen['pm_score'][0]['scalar_head']
   )
   config.ensemble.others = ()
-  alone = ppo.load_frozen(config, nets, mesh, tokenizer.fingerprint)
+  alone = policy_networks.load_frozen(config, nets, mesh, tokenizer.fingerprint)
   bias = [p['scalar_bias'] for p in (alone['pm_score'], frozen['pm_score'][0])]
   rows = chain_lib.rows(chain.path / 'pm' / 'eval.jsonl')
   mean = np.mean([[r['score_chosen'], r['score_rejected']] for r in rows])

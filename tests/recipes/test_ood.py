@@ -12,7 +12,7 @@ from hh_jax import model as model_lib
 from hh_jax import sharding
 from hh_jax.data.examples import Prompt
 from hh_jax.evals import ood as ood_lib
-from hh_jax.recipes import common, ood, ood_prompts, ppo
+from hh_jax.recipes import common, ood, ood_prompts, policy_prompts
 from tests.conftest import REPO
 from tests.recipes import chain as chain_lib
 
@@ -157,7 +157,7 @@ def test_activations_are_those_of_every_prompt_alone(chain):
   model, params, mesh, tokenizer = load(chain, 'pretrain')
   texts = [known(3), strange(8), known(4), strange(2), known(1)]
   prompts = [Prompt(text, '') for text in texts]
-  rows, _ = ppo.pack(prompts, tokenizer, max_prompt=48)
+  rows, _ = policy_prompts.pack(prompts, tokenizer, max_prompt=48)
   assert len(set(rows.lengths)) > 2
   got = ood.make_activations(model, mesh, batch_size=4)(params, rows)
   assert got.shape == (5, model.config.num_layers + 1, model.config.d_model)

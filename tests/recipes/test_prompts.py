@@ -106,7 +106,10 @@ def test_what_a_model_says_does_not_depend_on_the_batch(
   found = []
   for size in (8, 16):
     done = run_stage(
-      'prompts', '--config.max_attempts=16', f'--config.batch_size={size}'
+      'prompts',
+      '--config.max_attempts=16',
+      '--config.top_p=0.9',
+      f'--config.batch_size={size}',
     )
     assert 'attempts' in done.err
     file = tmp_path / 'prompts' / 'attempts.jsonl'
@@ -124,7 +127,9 @@ def test_a_query_ends_with_its_line_or_turn(chain):
   tokenizer = tokenizer_lib.Tokenizer.load(
     chain.path / 'tokenizer' / 'tokenizer.model'
   )
-  distribution = prompts.make_distribution(tokenizer, temperature=1.0)
+  distribution = prompts.make_distribution(
+    tokenizer, temperature=1.0, top_p=1.0
+  )
   ends = [tokenizer.eos_id, *tokenizer.encode('\n\nHuman:\n\nAssistant:\n')]
   assert len(ends) == 4 and {*distribution.stop} == {*ends}
   logits = jax.numpy.zeros((1, tokenizer.vocab_size))
@@ -138,6 +143,8 @@ def test_a_query_ends_with_its_line_or_turn(chain):
   [
     ('num_prompts=0', 'config.num_prompts 0 is not 1 or more'),
     ('max_attempts=9', 'config.max_attempts 9 is less than num_prompts 10'),
+    ('top_p=0', 'config.top_p 0.0 is not between'),
+    ('top_p=1.5', 'config.top_p 1.5 is not between'),
     ('num_shown=-1', 'config.num_shown -1 is not between 0 and inf'),
     ('temperature=0', 'config.temperature 0.0 is not between'),
     ('num_shown=1000', 'config.num_shown is 1000, there are'),
