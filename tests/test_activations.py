@@ -90,7 +90,7 @@ def test_layers_are_those_of_shorter_networks():
   for layer in range(1, LAYERS + 1):
     blocks = jax.tree.map(lambda x, n=layer: x[:n], params()['blocks'])
     shorter = params() | {'blocks': blocks}
-    hidden, _ = jax.jit(make(num_layers=layer).hidden)(
+    hidden = jax.jit(make(num_layers=layer).hidden)(
       shorter, tokens(), positions, mask
     )
     wanted = rms_norm(every[:, layer]) * np.asarray(params()['final_norm'])

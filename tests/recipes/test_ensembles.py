@@ -181,7 +181,7 @@ def test_bad_settings_are_refused(chain, run_stage):
     (f"ensemble.others=('{pm}',)", 'is there twice'),
     (
       f"ensemble.others=('{chain.path / 'heldout_pm'}',)",
-      'is the PM that trains the policy',
+      'is a PM that trains or ranks',
     ),
   ):
     assert says in run_stage('ppo', f'--config.{flag}').error

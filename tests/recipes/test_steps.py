@@ -78,7 +78,7 @@ def test_a_step_of_a_run_of_another_kind(chain, run_stage):
 
 def test_another_step_of_the_pm_does_not_judge_it(chain, run_stage):
   flag = f'--config.heldout_pm={chain.path / "pm"}@2'
-  assert 'is the PM that trains the policy' in run_stage('ppo', flag).error
+  assert 'is a PM that trains or ranks' in run_stage('ppo', flag).error
 
 
 def test_an_at_in_the_name_of_a_directory(tmp_path):
