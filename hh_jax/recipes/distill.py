@@ -17,7 +17,6 @@ from hh_jax.model import Transformer
 from hh_jax.recipes import common, supervised, teacher
 from hh_jax.types import Params
 
-INIT_KINDS = ('pretrain', 'distill', 'sft')
 COUNTS = (  # config fields of 1 or more
   'row_length',
   'num_steps',
@@ -123,7 +122,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   tokenizer = common.load_tokenizer(config.tokenizer)
   common.check_range(config, 'top_k', 1, tokenizer.vocab_size)
   model = common.make_model(config.model, tokenizer)
-  common.read_link(config, 'init_from', kinds=INIT_KINDS)
+  common.read_link(config, 'init_from')
   tutor, card = teacher.load(config, tokenizer, mesh)
   train_rows, test_rows, counts = load_rows(config, tokenizer)
   rows, held_out = (
@@ -152,7 +151,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     num_steps=config.num_steps,
     counted=('tokens',),
     evaluate=evaluate,
-    init_kinds=INIT_KINDS,
+    init_kinds=common.KINDS['init_from'],
   )
   kl = supervised.first_and_last(workdir, 'eval/kl', 'eval/exact_kl')
   summary = kl | {

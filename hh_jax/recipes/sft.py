@@ -14,7 +14,6 @@ from hh_jax.errors import InputError
 from hh_jax.losses import language_model
 from hh_jax.recipes import common, comparisons, supervised
 
-INIT_KINDS = ('pretrain', 'distill', 'sft')
 COUNTS = (  # config fields of 1 or more
   'row_length',
   'num_epochs',
@@ -91,7 +90,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
-  common.read_link(config, 'init_from', kinds=INIT_KINDS)
+  common.read_link(config, 'init_from')
   train, test, data = load(config)
   rows, counts = dialogues.pack(train, tokenizer, row_length=config.row_length)
   held_out, eval_counts = dialogues.pack(
@@ -118,7 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       mesh,
       batch_size=config.batch_size,
     ),
-    init_kinds=INIT_KINDS,
+    init_kinds=common.KINDS['init_from'],
     notes=comparisons.cut_notes(
       {'training': counts, 'test': eval_counts}, row_length=config.row_length
     ),

@@ -68,9 +68,14 @@ class Rewarding:
 
 
 def draw(
-  nets: Networks, params: Params, prompts: Prompts, key: Array, row_ids: Array
+  nets: Networks,
+  params: Params,
+  prompts: Prompts,
+  key: Array,
+  row_ids: Array,
+  num_samples: int = 1,
 ) -> Samples:
-  """One reply of the policy for every prompt."""
+  """Replies of the policy to every prompt; see sampling.sample."""
   return sampling.sample(
     nets.policy,
     params,
@@ -79,6 +84,7 @@ def draw(
     distribution=nets.distribution,
     max_reply=nets.max_reply,
     row_ids=row_ids,
+    num_samples=num_samples,
   )
 
 
@@ -116,8 +122,8 @@ def make_sample(
   """
 
   def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
-    rows = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), prompts)
-    return draw(nets, policy, rows, key, jnp.arange(rows.tokens.shape[0]))
+    row_ids = jnp.arange(prompts.tokens.shape[0])
+    return draw(nets, policy, prompts, key, row_ids, num_samples)
 
   return jax.jit(sample)
 
