@@ -4,12 +4,16 @@ import os
 import pathlib
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # read when jax is imported
+# A device that waits for the others holds a thread, and its matrix products
+# want more from the same pool, which has max(cores, devices) of them: on few
+# cores that is a deadlock. XLA takes the size of the pool from here.
+os.environ['NPROC'] = '16'
 # Tests compile far more than they compute.
 os.environ['XLA_FLAGS'] = (
   '--xla_backend_optimization_level=0'
   # four devices on two busy cores may wait for each other longer than 40 s
-  ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
-  ' --xla_cpu_collective_timeout_seconds=600'
+  ' --xla_cpu_collective_call_terminate_timeout_seconds=200'
+  ' --xla_cpu_collective_timeout_seconds=200'
 )
 
 import jax  # noqa: E402
