@@ -17,7 +17,12 @@ def predicting(x: Array, start: int = 1, stop: int | None = None) -> Array:
   stop = x.shape[1] if stop is None else stop
   if not 1 <= start <= stop <= x.shape[1] + 1:
     raise ValueError(f'tokens {start}:{stop} of {x.shape[1]} columns')
-  return x[:, start - 1 : stop - 1]
+  return x[:, predicting_columns(start, stop)]
+
+
+def predicting_columns(start: int, stop: int) -> slice:
+  """Which columns predict tokens[:, start:stop]; see predicting."""
+  return slice(start - 1, stop - 1)
 
 
 def take_last(x: Array, lengths: Array) -> Array:
@@ -26,8 +31,10 @@ def take_last(x: Array, lengths: Array) -> Array:
   return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
 
-def take_columns(x: Array, columns: Array) -> Array:
-  """x [B, T, D] at columns [B, M] -> [B, M, D]."""
+def take_columns(x: Array, columns: Array | slice) -> Array:
+  """x [B, T, D] at columns [B, M], or those of a slice -> [B, M, D]."""
+  if isinstance(columns, slice):
+    return x[:, columns]
   return jnp.take_along_axis(x, columns[:, :, None], axis=1)
 
 

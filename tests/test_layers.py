@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'hh_jax'
 LAYERS = {
   0: 'errors types arrays dialogue tokenizer sharding workdir host',
-  1: 'model sizes attention checkpoints',
+  1: 'model block sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
   4: 'recipes',
@@ -60,7 +60,7 @@ def _layer_problems(part: str, imported: list[str]) -> Problems:
 
 def _foreign_problems(part: str, imported: list[str]) -> Problems:
   banned = list(NOWHERE)
-  if part != 'model':
+  if part not in ('model', 'block'):
     banned.append('flax.linen')
   if part not in ('recipes', 'cli', '__main__'):
     banned.extend(CONFIG_PACKAGES)

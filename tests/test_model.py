@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hh_jax import attention
+from hh_jax import arrays, attention
 from hh_jax import model as model_lib
 
 VOCAB = 50
@@ -104,7 +104,7 @@ def test_cache_equals_full_forward(scan_unroll):
   out, cache = model.prefill(
     params, tokens[:, :3], positions[:, :3], mask, length=7
   )
-  parts, laid_out = [out], model.for_decoding(params)
+  parts, laid_out = [full[:, :2], out[:, None]], model.by_layer(params)
   for t in range(3, 7):
     seen = jnp.broadcast_to(jnp.arange(7)[None] <= t, (2, 7))
     out, cache = model.decode(
@@ -112,6 +112,53 @@ def test_cache_equals_full_forward(scan_unroll):
     )
     parts.append(out[:, None])
   np.testing.assert_allclose(jnp.concatenate(parts, 1), full, atol=1e-5)
+
+
+@pytest.mark.parametrize('scan_unroll', [1, 2])
+@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize('impl', ['xla', 'cpu'])
+@pytest.mark.parametrize(
+  'columns', [slice(2, 5), jnp.array([[6, 0, 3], [1, 1, 4]])], ids=type
+)
+def test_columns_alone_have_the_same_states_and_gradients(
+  columns, impl, remat, scan_unroll
+):
+  model = make(attention=impl, remat=remat, scan_unroll=scan_unroll)
+  whole = make(attention=impl)
+  params = model.init(jax.random.key(0))
+  tokens, positions, segments = inputs()
+  where = (tokens, positions, attention.causal_mask(segments))
+
+  def loss(hidden):
+    return (hidden * jnp.arange(hidden.size).reshape(hidden.shape)).mean()
+
+  def few(params):
+    hidden = model.hidden(params, *where, columns)
+    return loss(hidden), hidden
+
+  def all_of_them(params):
+    hidden = arrays.take_columns(whole.hidden(params, *where), columns)
+    return loss(hidden), hidden
+
+  (got, got_hidden), (want, want_hidden) = (
+    jax.jit(jax.grad(fn, has_aux=True))(params) for fn in (few, all_of_them)
+  )
+  assert got_hidden.shape == (2, 3, model.config.d_model)
+  chex.assert_trees_all_close(got_hidden, want_hidden, atol=1e-5)
+  chex.assert_trees_all_close(got, want, atol=2e-5)
+
+
+def test_other_columns_cost_nothing_in_the_last_layer():
+  model = make(scan_unroll=2)
+  params = model.init(jax.random.key(0))
+  tokens, positions, segments = inputs()
+  where = (tokens, positions, attention.causal_mask(segments))
+
+  def flops(columns):
+    fn = jax.jit(lambda p: model.hidden(p, *where, columns))
+    return fn.lower(params).compile().cost_analysis()['flops']
+
+  assert flops(slice(6, 7)) < 0.75 * flops(None)
 
 
 @pytest.mark.parametrize(

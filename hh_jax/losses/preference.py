@@ -15,28 +15,34 @@ from hh_jax.types import Array, LossFn, PackedPairs, Params
 OBJECTIVES = ('ranked', 'binary', 'imitation')
 
 
-def _hidden(model: Transformer, params: Params, batch: PackedPairs) -> Array:
+def _hidden(
+  model: Transformer,
+  params: Params,
+  batch: PackedPairs,
+  columns: Array | None = None,
+) -> Array:
   mask = attention.causal_mask(batch.segments, batch.branches)
-  return model.hidden(params, batch.tokens, batch.positions, mask)
-
-
-def _scores(
-  model: Transformer, params: Params, hidden: Array, batch: PackedPairs
-) -> tuple[Array, Array]:
-  ends = (batch.chosen_end, batch.rejected_end)
-  chosen, rejected = (arrays.take_columns(hidden, end) for end in ends)
-  return model.scores(params, chosen), model.scores(params, rejected)
+  return model.hidden(params, batch.tokens, batch.positions, mask, columns)
 
 
 def pair_scores(
-  model: Transformer, params: Params, batch: PackedPairs
+  model: Transformer,
+  params: Params,
+  batch: PackedPairs,
+  hidden: Array | None = None,
 ) -> tuple[Array, Array]:
   """Scores of the chosen and the rejected reply, PM units, [B, M] each.
 
   Read at the end-of-context token (Bai et al. 2022, A.2). No logits are
-  computed. Entries where pair_mask is 0 mean nothing.
+  computed. Entries where pair_mask is 0 mean nothing. `hidden` [B, T, D]: the
+  final states, where they are there already.
   """
-  return _scores(model, params, _hidden(model, params, batch), batch)
+  ends = jnp.concatenate([batch.chosen_end, batch.rejected_end], axis=1)
+  if hidden is None:
+    at_ends = _hidden(model, params, batch, ends)
+  else:
+    at_ends = arrays.take_columns(hidden, ends)
+  return tuple(jnp.split(model.scores(params, at_ends), 2, axis=1))
 
 
 def _token_logprobs(
@@ -141,8 +147,9 @@ def preference_loss(
 
   def loss_fn(params: Params, batch: PackedPairs, key: Array):
     del key
-    hidden = _hidden(model, params, batch)
-    chosen, rejected = _scores(model, params, hidden, batch)
+    # only the language model needs the other columns
+    hidden = _hidden(model, params, batch) if lm_coef else None
+    chosen, rejected = pair_scores(model, params, batch, hidden)
     terms = terms_of(chosen, rejected, batch, smoothing=label_smoothing)
     loss = arrays.masked_mean(batch.weights * terms, batch.pair_mask)
     if centring:

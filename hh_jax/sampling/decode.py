@@ -44,7 +44,7 @@ class _Task(NamedTuple):
 
   model: Transformer
   params: Params
-  decode_params: Params  # the same, as model.for_decoding lays them out
+  decode_params: Params  # the same, as model.by_layer lays them out
   prompts: Prompts  # [N / num_samples, P]
   keys: Array  # [N]
   distribution: SamplingDistribution
@@ -119,7 +119,7 @@ def _prefill(task: _Task, prompts: Prompts) -> tuple[Array, KVCache]:
   hidden, cache = task.model.prefill(
     task.params, prompts.tokens, positions, mask, length=task.width
   )
-  logits = task.model.logits(task.params, hidden[:, -1])
+  logits = task.model.logits(task.params, hidden)
   n = task.num_samples
   return (
     jnp.repeat(logits, n, axis=0),
@@ -251,7 +251,7 @@ def sample(
   task = _Task(
     model=model,
     params=params,
-    decode_params=model.for_decoding(params),
+    decode_params=model.by_layer(params),
     prompts=prompts,
     keys=rows.row_keys(key, ids.reshape(-1)),
     distribution=distribution,

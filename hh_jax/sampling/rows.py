@@ -51,8 +51,8 @@ def reply_hidden(
   width = total - max_reply
   positions, _ = column_positions(prompt_lengths, width, total)
   mask = row_mask(prompt_lengths, width, total)
-  hidden = model.hidden(params, tokens, positions, mask)
-  return arrays.predicting(hidden, width, total)
+  columns = arrays.predicting_columns(width, total)
+  return model.hidden(params, tokens, positions, mask, columns)
 
 
 def end_scores(
@@ -77,8 +77,8 @@ def end_scores(
     samples.prompt_lengths, width, tokens.shape[1]
   )
   mask = row_mask(samples.prompt_lengths, width, tokens.shape[1])
-  hidden = model.hidden(params, tokens, positions, mask)
-  return model.scores(params, arrays.take_last(hidden, end_column + 1))
+  hidden = model.hidden(params, tokens, positions, mask, end_column[:, None])
+  return model.scores(params, hidden[:, 0])
 
 
 def reply_tokens(samples: Samples) -> Sequence[list[int]]:

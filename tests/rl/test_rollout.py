@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hh_jax import arrays, sampling, sharding, train, types
 from hh_jax import model as model_lib
-from hh_jax import sampling, sharding, train, types
 from hh_jax.data import packing
 from hh_jax.losses import ppo
 from hh_jax.rl import advantages, ensemble
@@ -23,9 +23,10 @@ KL_COEF, PENALTY, SCORE_MEAN = 0.2, 0.5, 0.25
 class LikesOneToken:
   """A preference model whose score counts one token of the reply."""
 
-  def hidden(self, params, tokens, positions, mask):
+  def hidden(self, params, tokens, positions, mask, columns):
     count = jnp.cumsum(tokens == params['liked'], axis=1)
-    return count[..., None].astype(jnp.float32)
+    hidden = count[..., None].astype(jnp.float32)
+    return arrays.take_columns(hidden, columns)
 
   def scores(self, params, hidden):
     return hidden[..., 0]

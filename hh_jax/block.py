@@ -1,0 +1,175 @@
+"""One block of the transformer, and what its attention keeps of a sequence.
+
+Inside a block tokens are flat, N = B * T. Axis letters: see model.py.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from hh_jax import arrays, attention
+from hh_jax.sizes import ModelConfig
+from hh_jax.types import Array
+
+# Columns of [B, T, ...]: those of a slice, or for every row its own, [B, M].
+Columns = Array | slice
+# [B, T, D] -> [B, ...]: which of a layer's vectors to keep (arrays.take_last)
+ReadFn = Callable[[Array], Array]
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Keys and values of the columns seen so far, of all layers.
+
+  Laid out for decoding: the columns of the keys lie next to each other, so
+  that scores are sums of whole rows. Each is one array with a leading L axis,
+  or, where all layers are unrolled, a tuple of L arrays: XLA updates these in
+  place, and copies the former.
+  """
+
+  keys: Any  # dtype of the model, [B, H, K, S] a layer
+  values: Any  # the same, [B, H, S, K] a layer
+
+
+@flax.struct.dataclass
+class Context:
+  """What all layers share."""
+
+  cos: Array  # float32 [B, T, K/2], rotary tables
+  sin: Array
+  mask: Array  # bool [B, T, T]; with a cache [B, 1, S]
+  column: Array | None = None  # int32 [], where the cache is written
+  keeps_kv: bool = flax.struct.field(pytree_node=False, default=False)
+
+  def at(self, columns: Columns | None) -> 'Context':
+    """The same for the queries of these columns alone."""
+    if columns is None:
+      return self
+    cos, sin, mask = (
+      arrays.take_columns(x, columns) for x in (self.cos, self.sin, self.mask)
+    )
+    return self.replace(cos=cos, sin=sin, mask=mask)
+
+
+def rotary(positions: Array, head_dim: int, base: float):
+  """Tables of Su et al. 2021: positions [B, T] -> cos, sin [B, T, K/2]."""
+  frequency = base ** (
+    -jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  )
+  angles = positions[..., None].astype(jnp.float32) * frequency[None, None]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotate(x: Array, ctx: Context) -> Array:
+  """x [B, T, H, K] turned by its positions."""
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  cos, sin = ctx.cos[:, :, None], ctx.sin[:, :, None]
+  out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return out.astype(x.dtype)
+
+
+def rms_norm(x: Array, scale: Array, dtype: jnp.dtype) -> Array:
+  """Zhang & Sennrich 2019, in float32: x [N, D]."""
+  x = x.astype(jnp.float32)
+  x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+  return (x * scale[None]).astype(dtype)
+
+
+def _flat_columns(x: Array, columns: Columns, batch: int) -> Array:
+  """The rows of x [N, D] that columns of its sequences are in."""
+  x = x.reshape(batch, -1, x.shape[-1])
+  return arrays.take_columns(x, columns).reshape(-1, x.shape[-1])
+
+
+def kept_of(read: ReadFn | None, x: Array, ctx: Context) -> Array | None:
+  """What `read` takes from a layer's x [N, D]; None where nothing is read."""
+  return None if read is None else read(x.reshape(*ctx.mask.shape[:2], -1))
+
+
+def _write(cache: KVCache, key: Array, value: Array, column: Array) -> KVCache:
+  """One column of one layer's cache: key and value [B, H, K]."""
+  update = jax.lax.dynamic_update_slice
+  return KVCache(
+    update(cache.keys, key[..., None], (0, 0, 0, column)),
+    update(cache.values, value[:, :, None], (0, 0, column, 0)),
+  )
+
+
+class Block(nn.Module):
+  """Pre-norm attention and MLP: x [N, D] -> [N, D].
+
+  With `columns` only theirs come out, and only keys and values are computed of
+  the others.
+  """
+
+  config: ModelConfig
+  read: ReadFn | None = None
+
+  def _matmul(self, x: Array, kernel: Array, axes: int = 1) -> Array:
+    """x's last `axes` axes times the kernel's first: [N, ...] -> [N, ...]."""
+    kernel = kernel.astype(x.dtype)
+    if self.config.attention == 'xla':
+      return jnp.tensordot(x, kernel, axes)
+    # plain products of two matrices, forward and backward; for the barriers
+    # see attention.attend, the one on the result serves the backward pass
+    x = x.reshape(x.shape[0], -1)
+    flat = kernel.reshape(x.shape[1], -1)
+    x, flat = jax.lax.optimization_barrier((x, flat))
+    out = jax.lax.optimization_barrier(x @ flat)
+    return out.reshape(x.shape[0], *kernel.shape[axes:])
+
+  @nn.compact
+  def __call__(self, x, cache, ctx, columns=None):
+    x, cache = self._attention(x, cache, ctx, columns)
+    x = self._mlp(x)
+    return x, (cache, kept_of(self.read, x, ctx))
+
+  def _attention(self, x, cache, ctx, columns):
+    c, init = self.config, nn.initializers.normal
+    (b, t, _), d = ctx.mask.shape, c.d_model
+    h, k = c.num_heads, c.head_dim
+    scale = self.param('attn_norm', nn.initializers.ones, (d,))
+    w_qkv = self.param('qkv', init(d**-0.5), (d, 3, h, k))
+    w_out = self.param(
+      'attn_out', init((2 * c.num_layers * d) ** -0.5), (h, k, d)
+    )
+    y = rms_norm(x, scale, jnp.dtype(c.dtype))
+    if columns is None:
+      qkv = self._matmul(y, w_qkv).reshape(b, t, 3, h, k)
+      query, key, value = (qkv[:, :, i] for i in range(3))
+    else:
+      x, of_query = (_flat_columns(z, columns, b) for z in (x, y))
+      query = self._matmul(of_query, w_qkv[:, 0]).reshape(b, -1, h, k)
+      kv = self._matmul(y, w_qkv[:, 1:]).reshape(b, t, 2, h, k)
+      key, value = kv[:, :, 0], kv[:, :, 1]
+    asks = ctx.at(columns)
+    query, key = _rotate(query, asks), _rotate(key, ctx)
+    if cache is None:
+      out = attention.attend(query, key, value, asks.mask, impl=c.attention)
+    else:
+      cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
+      out = attention.attend_one(
+        query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]
+      )
+    out = self._matmul(out.reshape(-1, h, k), w_out, axes=2)
+    kept = (key, value) if ctx.keeps_kv else cache
+    return x + out.astype(x.dtype), kept
+
+  def _mlp(self, x):
+    c, init, d = self.config, nn.initializers.normal, self.config.d_model
+    scale = self.param('mlp_norm', nn.initializers.ones, (d,))
+    y = rms_norm(x, scale, jnp.dtype(c.dtype))
+    w_in = self.param('mlp_in', init(d**-0.5), (d, c.d_mlp))
+    hidden = self._matmul(y, w_in)
+    if c.mlp == 'swiglu':
+      w_gate = self.param('mlp_gate', init(d**-0.5), (d, c.d_mlp))
+      hidden = nn.silu(self._matmul(y, w_gate)) * hidden
+    else:
+      hidden = nn.gelu(hidden)
+    out_std = (2 * c.num_layers * c.d_mlp) ** -0.5
+    w_out = self.param('mlp_out', init(out_std), (c.d_mlp, d))
+    return x + self._matmul(hidden, w_out).astype(x.dtype)
