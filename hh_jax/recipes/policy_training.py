@@ -1,6 +1,6 @@
 """The loop of policy optimisation: sample, score, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from hh_jax import metrics as metrics_lib
-from hh_jax import sharding, train
+from hh_jax import sampling, sharding, train
 from hh_jax.checkpoints import native
 from hh_jax.losses import language_model, ppo
 from hh_jax.model import Transformer
@@ -99,15 +99,41 @@ class Loop:
   mesh: Mesh
   frozen: Params
   phases: Phases
+  decode: Callable[[Sequence[int]], str]  # of the tokenizer
   prompts: Any  # iterator of Prompts
   text: Any  # iterator of TokenBatch, or None
   state: TrainState
   controls: controls_lib.Controls | None = None  # set by the first evaluation
 
+  def begin(self, start: controls_lib.Controls) -> None:
+    """Before the first iteration: what adapts, and values in its scale.
+
+    A value network that is a copy of the PM predicts raw scores, and the
+    returns are of normalised ones. (With score_norm 'running' they move on,
+    and the values have to follow.)
+    """
+    self.controls = start
+    if self.config.value_net != 'pm':
+      return
+    value, scale = self.state.params['value'], start.score_var**-0.5
+    head, bias = value['scalar_head'], value['scalar_bias']
+    moved = {
+      'scalar_head': jax.device_put(head * scale, head.sharding),
+      'scalar_bias': jax.device_put(
+        (bias - start.score_mean) * scale, bias.sharding
+      ),
+    }
+    self.state = self.state.replace(
+      params=self.state.params | {'value': value | moved}
+    )
+
   def collect(self, key: jax.Array) -> tuple[Rollout, dict[str, Any]]:
     """Samples replies to the next prompts, and scores them."""
     prompts = sharding.place(self.mesh, next(self.prompts))
     samples = self.phases['sample'](self.state.params['policy'], prompts, key)
+    samples, share = sampling.cut_at_markers(samples, self.decode)
+    if share:
+      samples = sharding.place(self.mesh, samples)
     frozen = {
       'reference': self.frozen['reference'],
       'pm': self.frozen['pm_score'],
@@ -115,7 +141,7 @@ class Loop:
     rollout, seen = self.phases['score'](
       self.state.params, frozen, self.controls.arrays(), samples
     )
-    return rollout, jax.device_get(seen)
+    return rollout, jax.device_get(seen) | {'spelt_marker_rate': share}
 
   def update(self, rollout: Rollout) -> dict[str, Any]:
     """All minibatches of all epochs; their metrics, [E * M] each."""
@@ -234,7 +260,7 @@ def train_policy(
       if step % config.eval_every == 0 or step == config.num_iterations:
         watch.evaluate(step, loop.state, loop.frozen)
       if loop.controls is None:
-        loop.controls = evaluation.initial_controls(config)
+        loop.begin(evaluation.initial_controls(config))
       if step == config.num_iterations or watch.must_stop:
         break
       step_key = jax.random.fold_in(key, step)

@@ -115,6 +115,11 @@ def check_combinations(config: ml_collections.ConfigDict) -> None:
       + ('learns no values: value_net must be none' if in_groups
          else 'needs values: value_net must not be none')
     )  # fmt: skip
+  if in_groups and config.whiten_advantages:
+    raise InputError(
+      f'config.advantage {config.advantage} has a baseline of its own: '
+      'whiten_advantages must be False, it would take off another, over tokens'
+    )
   if config.kl_in == 'loss' and config.kl_estimator == 'k1':
     raise InputError(
       'config.kl_in loss: the expected gradient of kl_estimator k1 is 0; take '
@@ -132,6 +137,12 @@ def check_combinations(config: ml_collections.ConfigDict) -> None:
     raise InputError(
       f'config.halve_every {config.halve_every} goes with optimizer.schedule '
       f'halving, not {config.optimizer.schedule}'
+    )
+  updates = config.num_epochs * config.num_minibatches
+  if halving and config.halve_every * updates < config.batch_size:
+    raise InputError(
+      f'config.halve_every {config.halve_every} replies are less than an '
+      f'optimizer step: batch_size {config.batch_size} has {updates}'
     )
 
 
@@ -230,6 +241,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     mesh=mesh,
     frozen=frozen,
     phases=policy_training.make_phases(config, nets, tx, shardings),
+    decode=tokenizer.decode,
     prompts=policy_prompts.batches(
       prompts,
       batch_size=config.batch_size // config.samples_per_prompt,

@@ -17,10 +17,12 @@ from hh_jax.sampling.rows import (
   row_keys,
   row_mask,
 )  # fmt: skip
+from hh_jax.sampling.turns import cut_at_markers
 
 __all__ = [
   'SamplingDistribution',
   'column_positions',
+  'cut_at_markers',
   'end_scores',
   'reply_distribution',
   'reply_hidden',

@@ -4,11 +4,15 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 from hh_jax import metrics as metrics_lib
 from hh_jax.recipes import policy_training
+from hh_jax.rl import controls
+from hh_jax.types import TrainState
 from tests.recipes import chain as chain_lib
 
 
@@ -39,10 +43,25 @@ def test_the_policy_starts_as_the_reference(evaluations, updates):
 def test_the_first_minibatch_sees_the_policy_that_sampled(updates):
   assert len(updates) == 3
   for line in updates:
-    assert line['ppo/first_ratio_max'] == pytest.approx(1, abs=1e-5)
+    assert line['ppo/first_log_ratio_abs_max'] < 1e-5
     assert line['rollout/sampler_error'] <= 1e-4
   # the later ones do not, or the test above says nothing
   assert max(line['ppo/ratio_max'] for line in updates) > 1 + 1e-3
+
+
+@pytest.mark.parametrize(('value_net', 'wanted'), [('pm', -0.5), ('policy', 1)])
+def test_values_start_in_the_scale_of_the_returns(value_net, wanted):
+  """A copy of a PM of mean 3 and deviation 4: its score 1 is worth -1/2."""
+  value = {'scalar_head': jnp.ones(2), 'scalar_bias': jnp.float32(-1.0)}
+  loop = policy_training.Loop(
+    config=ml_collections.ConfigDict({'value_net': value_net}),
+    mesh=None, frozen={}, phases={}, decode=None, prompts=None, text=None,
+    state=TrainState(jnp.int32(0), {'value': value}, None, None),
+  )  # fmt: skip
+  loop.begin(controls.Controls(0.1, 3.0, 16.0, 10))
+  moved = loop.state.params['value']
+  hidden = jnp.ones(2)
+  assert hidden @ moved['scalar_head'] + moved['scalar_bias'] == wanted
 
 
 def test_every_minibatch_is_one_optimizer_step(chain):
