@@ -35,11 +35,11 @@ def get_config(size=None):
     # scores
     score_norm='centre',  # on the start's replies; 'whiten', 'running'
     no_stop='subtract',  # 'replace', 'keep': a reply cut at max_reply
-    no_stop_penalty=1.0,  # PM units
+    no_stop_penalty=1.0,  # units of the normalised score
     # KL to the start
     kl_coef=0.001,
     kl_estimator='k1',  # 'k2', 'k3'
-    kl_in='reward',  # 'loss'
+    kl_in='reward',  # 'loss': beside advantages, whitened or not; per token
     kl_target=0.0,  # nats a reply: above 0, kl_coef adapts to it
     kl_horizon=10_000,  # replies, of the adaptation
     # advantages
@@ -56,7 +56,7 @@ def get_config(size=None):
     halve_every=0,  # replies, with optimizer.schedule 'halving' (online: 100k)
     aggregate='token_mean',  # 'sequence_mean', 'fixed_length'
     clip_eps=0.2,
-    value_clip=0.5,  # PM units, 0: none
+    value_clip=0.5,  # units of the normalised score, 0: none
     value_coef=0.5,
     entropy_coef=0.0,
     ptx_coef=0.0,  # times the language-model loss of training documents

@@ -96,7 +96,7 @@ class Rollout:
   values: Array  # float32 [B, R], PM units, before each token
   advantages: Array  # float32 [B, R]
   returns: Array  # float32 [B, R], PM units
-  kl_coef: Array  # float32 [B], PM units a nat; of the KL in the loss
+  kl_coef: Array  # float32 [B], units of advantages a nat; of KL in the loss
 
 
 @flax.struct.dataclass

@@ -54,6 +54,21 @@ def value_loss(values: Array, rollout: Rollout, *, value_clip: float) -> Array:
   return 0.5 * error
 
 
+def reference_kl(
+  logprobs: Array, rollout: Rollout, ratio: Array, *, name: str
+) -> Array:
+  """KL of the policy to the reference, nats, [B, R]; of use as a loss.
+
+  The gradient of k2 is that of KL(policy || reference) on the policy's own
+  samples; that of k3 alone is the other direction's, so k3 is weighted by the
+  ratio to the policy that sampled, through which it has the right one (and the
+  same as k2's while the ratio is 1).
+  """
+  log_ratio = (logprobs - rollout.ref_logprobs) * rollout.reply_mask
+  estimate = kl.estimate(log_ratio, name)
+  return ratio * estimate if name == 'k3' else estimate
+
+
 def ppo_loss(
   policy_fn: PolicyFn,
   *,
@@ -68,7 +83,7 @@ def ppo_loss(
   """Clipped surrogate (Schulman et al. 2017, eq. 7) and what is added to it.
 
   + value_coef * value loss - entropy_coef * entropy + rollout.kl_coef * KL to
-  the reference (kl_estimator 'k2' or 'k3'; see rl/kl.py) + text_coef * text
+  the reference (kl_estimator 'k2' or 'k3'; see reference_kl) + text_coef * text
   loss (PPO-ptx, Ouyang et al. 2022). A coefficient of 0 leaves its term out
   of the gradient.
   """
@@ -85,9 +100,7 @@ def ppo_loss(
     log_ratio = kl.clamp((logprobs - rollout.logprobs) * rollout.reply_mask)
     ratio, adv = jnp.exp(log_ratio), rollout.advantages
     clipped = jnp.clip(ratio, 1 - clip_eps, 1 + clip_eps)
-    to_reference = kl.estimate(
-      (logprobs - rollout.ref_logprobs) * rollout.reply_mask, kl_estimator
-    )
+    to_reference = reference_kl(logprobs, rollout, ratio, name=kl_estimator)
     terms = {
       'policy_loss': -mean(jnp.minimum(ratio * adv, clipped * adv)),
       'value_loss': mean(value_loss(values, rollout, value_clip=value_clip)),

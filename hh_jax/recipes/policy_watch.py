@@ -70,15 +70,18 @@ class Watch:
     # only differences of PM scores mean something
     values['rollout/pm_score'] -= self.evaluation.reference_mean
     error = values['rollout/sampler_error']
-    if not error <= self.tolerance:
-      raise InputError(
-        f'iteration {step}: log-probs of the sampler and of the training pass '
-        f'differ by {error:.3g} nats, more than {self.tolerance:g}: the '
-        'policy that is updated is not the one that sampled'
-      )
+    self._check_same(step, error, 'sampler and of the training pass')
     tokens, mask = jax.device_get((rollout.tokens, rollout.reply_mask))
     found = diagnostics.describe(tokens, mask)
     return values | {f'rollout/{k}': v for k, v in found.items()}
+
+  def _check_same(self, step: int, error: float, what: str) -> None:
+    if not error <= self.tolerance:
+      raise InputError(
+        f'iteration {step}: log-probs of the {what} differ by {error:.3g} '
+        f'nats, more than {self.tolerance:g}: the policy that is updated is '
+        'not the one that sampled'
+      )
 
   def iteration(
     self,
@@ -89,8 +92,12 @@ class Watch:
   ) -> None:
     """Writes one iteration down. A non-finite update was skipped: its rollout
     is dumped, and too many on end stop the run."""
-    self.writer.write(step, {**values, **update_metrics(update)})
+    metrics = update_metrics(update)
+    self.writer.write(step, {**values, **metrics})
     self._alarm(step, values)
+    if not update['skipped'][0]:
+      error = metrics['ppo/first_log_ratio_abs_max']
+      self._check_same(step, error, 'rollout and of the first minibatch')
     if not update['skipped'].any():
       self.seen.failed = 0
       return
@@ -142,12 +149,13 @@ def update_metrics(update: dict[str, np.ndarray]) -> dict[str, float]:
   """One iteration's scalars from those of its minibatches, [E * M] each.
 
   Means, but for maxima and the number of skipped updates. The first minibatch
-  must see the policy that sampled: its largest ratio is logged by itself.
+  must see the policy that sampled: how far its ratios are from 1 is logged by
+  itself.
   """
   out = {
     f'ppo/{name}': float(x.max() if name.endswith('_max') else x.mean())
     for name, x in update.items()
   }
   out['ppo/skipped'] = float(update['skipped'].sum())
-  out['ppo/first_ratio_max'] = float(update['ratio_max'][0])
+  out['ppo/first_log_ratio_abs_max'] = float(update['log_ratio_abs_max'][0])
   return out

@@ -85,6 +85,7 @@ def grpo(
   """A_i = (r_i - mean) / std of its group (Shao et al. 2024); 0 for ties."""
   del values
   r = _groups(rewards, mask, num_samples)
+  r -= r[:, :1]  # ties are exact zeros, whatever their size
   centred = r - r.mean(axis=1, keepdims=True)
   return _spread(centred / (r.std(axis=1, keepdims=True) + 1e-6), mask)
 

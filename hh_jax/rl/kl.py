@@ -20,13 +20,18 @@ def clamp(log_ratio: Array) -> Array:
 
 
 def estimate(log_ratio: Array, name: str) -> Array:
-  """An estimate for every token, nats: log pi - log pi_ref, any shape."""
+  """An estimate for every token, nats: log pi - log pi_ref, any shape.
+
+  k3 is that of the clamped log-ratio: past the clamp it has no gradient, where
+  one of its two terms alone would push the wrong way.
+  """
   if name == 'k1':
     return log_ratio
   if name == 'k2':
     return 0.5 * jnp.square(log_ratio)
   if name == 'k3':
-    return jnp.exp(-clamp(log_ratio)) - 1 + log_ratio
+    log_ratio = clamp(log_ratio)
+    return jnp.exp(-log_ratio) - 1 + log_ratio
   raise ValueError(f'KL estimator {name!r} is none of {ESTIMATORS}')
 
 

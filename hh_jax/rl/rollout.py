@@ -176,7 +176,10 @@ def make_score(
         pm_score.shape, 0.0 if how.kl_in_reward else coef, jnp.float32
       ),
     )
-    return rollout, _seen(samples, rollout, estimates) | {
+    metrics = _seen(samples, rollout, estimates)
+    if nets.values != 'none':
+      metrics |= _value_metrics(rollout)
+    return rollout, metrics | {
       'pm_score': pm_score.mean(),
       'pm_score_std': pm_score.std(),
       'score': stopped.mean(),
@@ -191,17 +194,23 @@ def _seen(
   samples: Samples, rollout: Rollout, estimates: dict[str, Array]
 ) -> dict[str, Array]:
   """What a rollout says about the policy that sampled it."""
-  mask = rollout.reply_mask
-  unexplained = arrays.masked_var(rollout.returns - rollout.values, mask)
-  spread = arrays.masked_var(rollout.returns, mask)
-  error = jnp.abs(rollout.logprobs - samples.logprobs) * mask
+  error = jnp.abs(rollout.logprobs - samples.logprobs) * rollout.reply_mask
   kls = {f'kl_{k}': x.sum(axis=1).mean() for k, x in estimates.items()}
   return kls | {
-    'explained_variance': 1 - unexplained / (spread + 1e-8),
-    'value': arrays.masked_mean(rollout.values, mask),
     'length': samples.reply_lengths.mean(),
     'stop_rate': samples.is_stopped.mean(),
     'sampler_error': error.max(),
+  }
+
+
+def _value_metrics(rollout: Rollout) -> dict[str, Array]:
+  """How well the values know the returns."""
+  mask = rollout.reply_mask
+  unexplained = arrays.masked_var(rollout.returns - rollout.values, mask)
+  spread = arrays.masked_var(rollout.returns, mask)
+  return {
+    'explained_variance': 1 - unexplained / (spread + 1e-8),
+    'value': arrays.masked_mean(rollout.values, mask),
   }
 
 

@@ -104,6 +104,13 @@ def test_grpo_is_standardised_by_group_and_ignores_ties():
   np.testing.assert_allclose(got[:, 0], [-1, 1, 0, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize('tie', [20.1, 7.3, 1.1])
+def test_grpo_gives_exactly_nothing_for_three_ties(tie):
+  """Their mean is not the tie to the last bit, and the deviation is 0."""
+  got, _ = grouped('grpo', [[tie]] * 3, num_samples=3)
+  assert not got.any()
+
+
 @pytest.mark.parametrize('name', advantages.ESTIMATORS)
 def test_nothing_past_the_end_of_a_reply(name):
   rewards, values, mask = map(jnp.array, random_case(3))

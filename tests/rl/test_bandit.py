@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hh_jax import arrays, sampling, sharding, train
 from hh_jax import model as model_lib
-from hh_jax import sampling, sharding, train
 from hh_jax.data import packing
 from hh_jax.losses import ppo
 from hh_jax.rl import advantages, ensemble
@@ -25,11 +25,11 @@ SCORES = np.array([0.0, 0.4, 0.8], np.float32)
 class Pays:
   """A preference model that pays for the arm, the token before the last."""
 
-  def hidden(self, params, tokens, positions, mask):
+  def hidden(self, params, tokens, positions, mask, columns):
     paid = jnp.zeros(tokens.shape)
     for arm, score in zip(ARMS, SCORES, strict=True):
       paid += jnp.where(tokens == arm, score, 0.0)
-    return jnp.cumsum(paid, axis=1)[..., None]
+    return arrays.take_columns(jnp.cumsum(paid, axis=1)[..., None], columns)
 
   def scores(self, params, hidden):
     return hidden[..., 0]
@@ -66,7 +66,7 @@ def probabilities(nets, params, rows):
   return np.exp(nets.distribution.log_softmax(logits))[[*ARMS, 3]]
 
 
-def solve(advantage, kl_in):
+def solve(advantage, kl_in, estimator):
   """Probabilities of arms and stop: at the start, at the optimum, found."""
   values = 'none' if advantage in advantages.OVER_GROUPS else 'separate'
   nets = make_networks(values)
@@ -77,7 +77,7 @@ def solve(advantage, kl_in):
   score = rollout_lib.make_score(
     nets,
     rollout_lib.Rewarding(
-      kl_estimator='k1' if kl_in == 'reward' else 'k2',
+      kl_estimator=estimator,
       kl_in_reward=kl_in == 'reward',
       no_stop='keep',
       no_stop_penalty=0.0,
@@ -103,7 +103,7 @@ def solve(advantage, kl_in):
           nets.actor_critic.policy_fn(entropy_gradient=False),
           clip_eps=0.2, value_clip=0.0, entropy_coef=0.0,
           value_coef=0.5 if values == 'separate' else 0.0,
-          kl_estimator='k1' if kl_in == 'reward' else 'k2',
+          kl_estimator=estimator,
         ),
         tx,
         shardings,
@@ -130,10 +130,13 @@ def solve(advantage, kl_in):
 
 
 @pytest.mark.parametrize(
-  ('advantage', 'kl_in'),
-  [('gae', 'reward'), ('gae', 'loss'), ('rloo', 'reward')],
-)
-def test_ppo_reaches_the_analytic_optimum(advantage, kl_in):
-  start, wanted, found = solve(advantage, kl_in)
+  ('advantage', 'kl_in', 'estimator'),
+  [
+    ('gae', 'reward', 'k1'), ('gae', 'loss', 'k2'), ('gae', 'loss', 'k3'),
+    ('reinforce', 'reward', 'k1'), ('rloo', 'reward', 'k1'),
+  ],
+)  # fmt: skip
+def test_ppo_reaches_the_analytic_optimum(advantage, kl_in, estimator):
+  start, wanted, found = solve(advantage, kl_in, estimator)
   assert np.abs(start - wanted).max() > 0.1  # there is something to learn
   np.testing.assert_allclose(found, wanted, atol=0.02)

@@ -43,6 +43,13 @@ def test_k3_is_never_negative_nor_infinite():
   assert (got >= 0).all() and jnp.isfinite(got).all()
 
 
+def test_k3_never_pushes_the_wrong_way():
+  far = jnp.array([-1e3, -25.0, -21.0, -1.0, 0.0, 1.0, 25.0])
+  gradient = jax.vmap(jax.grad(lambda x: kl.estimate(x, 'k3')))(far)
+  assert (gradient * far >= 0).all()
+  assert gradient[3] < 0 < gradient[5]
+
+
 def test_gradient_of_k2_is_that_of_the_reverse_kl_and_of_k1_nothing():
   """In expectation over the policy's own samples (paper's I.2, item 2)."""
   policy, reference, _ = distributions()
