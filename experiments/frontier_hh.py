@@ -38,6 +38,9 @@ SAME = (
   'temperature', 'max_prompt', 'max_reply', 'ensemble', 'no_stop_penalty',
 )  # fmt: skip
 
+# ppo settings under which its reward before KL is what best of n ranks by
+RANKED = {'no_stop': 'subtract', 'score_norm': 'centre'}
+
 
 def check(ppo: pathlib.Path, best_of: pathlib.Path) -> None:
   """InputError unless best of n is of the policy's start, PMs and sampling."""
@@ -50,15 +53,16 @@ def check(ppo: pathlib.Path, best_of: pathlib.Path) -> None:
       raise InputError(
         f'{best_of}: {other} is {two!r}, {key} of {ppo} is {one!r}'
       )
+  for key, value in RANKED.items():
+    if there[key] != value:
+      raise InputError(
+        f'{ppo}: {key} is {there[key]}, best of n ranks by {value}'
+      )
   for key in SAME:
     if there[key] != here[key]:
       raise InputError(
         f'{best_of}: {key} is {here[key]}, that of {ppo} is {there[key]}'
       )
-
-
-def _resolved(link: str) -> pathlib.Path | None:
-  return pathlib.Path(link).resolve() if link else None
 
 
 def chords(path: pathlib.Path) -> dict[str, dict[str, float]]:

@@ -185,18 +185,19 @@ def read_training(path: str | pathlib.Path) -> Training:
     raise InputError(f'{path} is a {config["recipe"]} run, not a ppo run')
   lines = metrics.read_metrics(path / metrics.METRICS)
   rows = [line for line in lines if 'eval/kl' in line]
-  if len(rows) < 4:
-    raise InputError(
-      f'{path} has {len(rows)} evaluations: fits need the start and 3 more'
-    )
   kl = np.array([row['eval/kl'] for row in rows])
   scores = {
     name: np.array([row[f'eval/{key}'] for row in rows])
     for name, key in SERIES.items()
-    if f'eval/{key}' in rows[0]
+    if rows and f'eval/{key}' in rows[0]
   }
   batch_size = config['config']['batch_size']
   gains = {name: values - values[0] for name, values in scores.items()}
+  failure = _failure(path, config['config'], kl, gains)
+  if failure in (None, BELOW_START) and len(rows) < 4:
+    raise InputError(
+      f'{path} has {len(rows)} evaluations: fits need the start and 3 more'
+    )
   return Training(
     path=path,
     samples=batch_size * np.array([row['step'] for row in rows]),
@@ -206,7 +207,7 @@ def read_training(path: str | pathlib.Path) -> Training:
       name: np.array([row[f'eval/{SERIES[name]}_se'] for row in rows])
       for name in scores
     },
-    failure=_failure(path, config['config'], kl, gains),
+    failure=failure,
   )
 
 

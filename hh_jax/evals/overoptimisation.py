@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 FORMS = ('best_of_n', 'rl')
+# Below this part of a, b tells nothing: the peak of `rl` would be at e^99.
+MIN_BEND = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Bend:
   residual_rms: float
   num_points: int
   largest: float  # d of the last point
-  is_bent: bool  # b is above 0 by more than 2 of its standard errors
+  # b is above 0 by more than 2 of its standard errors, and above MIN_BEND * |a|
+  is_bent: bool
 
   def predict(self, sqrt_kl: ArrayLike) -> np.ndarray:
     """The curve at sqrt_kl, score units."""
@@ -108,5 +111,5 @@ def fit_bend(sqrt_kl: ArrayLike, reward: ArrayLike, *, form: str) -> Bend:
     residual_rms=float(np.sqrt(squares / d.size)),
     num_points=d.size,
     largest=float(d.max()),
-    is_bent=bool(b > 2 * b_se),
+    is_bent=bool(b > max(2 * b_se, MIN_BEND * abs(a))),
   )

@@ -62,6 +62,13 @@ def test_a_line_has_no_peak(form):
   assert straight.report()['is_peak_seen'] is False
 
 
+@pytest.mark.parametrize('form', overoptimisation.FORMS)
+def test_rounding_of_an_exact_line_is_no_bend(form):
+  for slope in np.linspace(0.1, 3, 50):
+    fit = overoptimisation.fit_bend(D, slope * D, form=form)
+    assert fit.peak is None
+
+
 def test_a_peak_beyond_the_points_is_not_seen():
   fit = overoptimisation.fit_bend(
     D, planted('best_of_n', 2.0, 0.1), form='best_of_n'

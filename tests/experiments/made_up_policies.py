@@ -27,8 +27,8 @@ def write_ppo(
     'config': {
       'batch_size': 10, 'num_iterations': ITERATIONS, 'init_from': 'start',
       'pm': 'pm', 'heldout_pm': 'pm1', 'temperature': 1.0, 'max_prompt': 8,
-      'max_reply': 8, 'ensemble': {},
-      'no_stop_penalty': 1.0,
+      'max_reply': 8, 'ensemble': {}, 'no_stop_penalty': 1.0,
+      'no_stop': 'subtract', 'score_norm': 'centre',
     },
   })  # fmt: skip
   lines = [{'step': 1, 'time': 0.0, 'rollout/kl': 0.0}]

@@ -11,6 +11,7 @@ from experiments import fig36_best_of_n as fig36
 from experiments import frontier_hh, policy_runs
 from hh_jax.errors import InputError
 from hh_jax.recipes import best_of_n, pm, ppo
+from tests.experiments import made_up_policies
 from tests.recipes import chain as chain_lib
 
 
@@ -77,6 +78,15 @@ def test_a_failure_is_written_down_once_training_began(
   assert calls == [path]
   failure = json.loads((path / policy_runs.FAILURE).read_text())
   assert failure == {'error': 'iteration 4: the loss is nan'}
+
+
+def test_a_failure_before_the_fourth_evaluation_is_counted(tmp_path):
+  path = made_up_policies.write_ppo(
+    tmp_path / 'ppo', sqrt_kl=[0.0, 1.0], failure='the loss is nan',
+    pm_score=lambda d: d,
+  )  # fmt: skip
+  run = policy_runs.read_training(path)
+  assert not run.is_whole and run.failure == 'the loss is nan'
 
 
 @pytest.mark.parametrize(
