@@ -12,18 +12,18 @@ from configs import common, distill, pipeline, prompts, sft
 
 SIZES = {
   # pretraining steps, PM pairs, test pairs, PPO iterations and those between
-  # evaluations, evaluation prompts
+  # evaluations, evaluation prompts (of best of n too)
   'full': (400, 20_000, 4_000, 18, 3, 64),
   'short': (60, 1_000, 200, 3, 1, 16),
 }
 
 
-STAGES = ('tokenizer', 'pretrain', 'pm', 'heldout_pm', 'ppo')
+STAGES = ('tokenizer', 'pretrain', 'pm', 'heldout_pm', 'ppo', 'best_of_n')
 
 
 def get_config(size=None):
   if size in STAGES:
-    return get_config()[size]
+    return pipeline.alone(get_config(), size)
   if size in BESIDE:
     return BESIDE[size](get_config())
   steps, num_pairs, num_test, iterations, eval_every, eval_prompts = (
@@ -45,6 +45,7 @@ def get_config(size=None):
     eval_every=eval_every,
     eval_prompts=eval_prompts,
   )
+  config.best_of_n.num_prompts = eval_prompts
   return config
 
 

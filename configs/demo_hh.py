@@ -25,7 +25,7 @@ SIZES = {
 
 def get_config(size=None):
   if size in demo.STAGES:
-    return get_config()[size]
+    return pipeline.alone(get_config(), size)
   num_pairs, num_test, steps, iterations, eval_prompts = common.choose(
     size, SIZES | dict.fromkeys(demo.STAGES), 'full'
   )
@@ -54,4 +54,5 @@ def get_config(size=None):
     eval_samples=2,
     eval_batch_size=64,
   )
+  config.best_of_n.update(num_prompts=min(eval_prompts, 64), batch_size=64)
   return config

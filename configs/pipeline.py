@@ -4,7 +4,9 @@ Rates are far above the paper's multiples of the pretraining rate: these models
 see a millionth of its tokens.
 """
 
-from configs import common, pm, ppo, pretrain
+from configs import best_of_n, common, pm, ppo, pretrain, report
+
+LINKS = {'tokenizer', 'pm', 'heldout_pm'}  # of stages, to stages before them
 
 
 def get_config(data, size, *, row_length):
@@ -14,7 +16,8 @@ def get_config(data, size, *, row_length):
     pm=pm.get_config(size),
     heldout_pm=pm.get_config(size),
     ppo=ppo.get_config(size),
-    report=common.config(pretrain='', pm='', heldout_pm='', ppo=''),
+    best_of_n=_best_of_n(size),
+    report=report.get_config(),
   )
   for stage in (config.pretrain, config.pm, config.heldout_pm, config.ppo):
     stage.data = data
@@ -43,3 +46,21 @@ def get_config(data, size, *, row_length):
     save_every=20,
   )
   return config
+
+
+def _best_of_n(size):
+  """What best of n does not share with PPO; the pipeline fills in the rest."""
+  stage = best_of_n.get_config(size)
+  for name in set(best_of_n.SAMPLING) - LINKS:
+    del stage[name]
+  stage.update(num_prompts=64, num_samples=16, ks=(1, 4, 16))
+  return stage
+
+
+def alone(chain, stage):
+  """The section of one stage of a chain, whole: for that stage alone."""
+  section = chain[stage]
+  if stage == 'best_of_n':
+    shared = {n: chain.ppo[n] for n in best_of_n.SAMPLING if n not in LINKS}
+    section.update(shared)
+  return section

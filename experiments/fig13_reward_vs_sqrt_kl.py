@@ -77,10 +77,9 @@ def lead(policy: Training, best: BestOf, name: str) -> float | None:
   where = min(policy.sqrt_kl.max(), best.sqrt_kl.max())
   if where <= 0:
     return None
-  order = np.argsort(policy.sqrt_kl, kind='stable')
-  mine = np.interp(where, policy.sqrt_kl[order], policy.gains[name][order])
-  theirs = np.interp(where, best.sqrt_kl, best.gains[name])
-  return float(theirs - mine)
+  mine = frontier.interpolate(policy.sqrt_kl, policy.gains[name], where)
+  theirs = frontier.interpolate(best.sqrt_kl, best.gains[name], where)
+  return theirs - mine
 
 
 def by_seed(runs: Runs) -> dict[str, dict[int, dict[str, Any]]]:

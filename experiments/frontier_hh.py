@@ -25,44 +25,13 @@ import numpy as np
 
 from experiments import analysis, policy_runs
 from experiments import fig13_reward_vs_sqrt_kl as fig13
-from experiments.policy_runs import BestOf, Training
-from hh_jax import workdir as workdir_lib
+from experiments.policy_runs import Training
 from hh_jax.errors import InputError
 from hh_jax.evals import figures, frontier
+from hh_jax.evals.figures import Series
+from hh_jax.recipes import report_best_of
 
-KS = (1, 4, 16, 64, 256)  # drawn with bars
 NUM_RESAMPLES = 2000
-# ppo config -> best_of_n config: what has to be the same
-LINKS = {'init_from': 'run', 'pm': 'pm', 'heldout_pm': 'heldout_pm'}
-SAME = (
-  'temperature', 'max_prompt', 'max_reply', 'ensemble', 'no_stop_penalty',
-)  # fmt: skip
-
-# ppo settings under which its reward before KL is what best of n ranks by
-RANKED = {'no_stop': 'subtract', 'score_norm': 'centre'}
-
-
-def check(ppo: pathlib.Path, best_of: pathlib.Path) -> None:
-  """InputError unless best of n is of the policy's start, PMs and sampling."""
-  there, here = (workdir_lib.read_config(x)['config'] for x in (ppo, best_of))
-  for key, other in LINKS.items():
-    one, two = there[key], here[other]
-    if (
-      one != two and pathlib.Path(one).resolve() != pathlib.Path(two).resolve()
-    ):
-      raise InputError(
-        f'{best_of}: {other} is {two!r}, {key} of {ppo} is {one!r}'
-      )
-  for key, value in RANKED.items():
-    if there[key] != value:
-      raise InputError(
-        f'{ppo}: {key} is {there[key]}, best of n ranks by {value}'
-      )
-  for key in SAME:
-    if there[key] != here[key]:
-      raise InputError(
-        f'{best_of}: {key} is {here[key]}, that of {ppo} is {there[key]}'
-      )
 
 
 def chords(path: pathlib.Path) -> dict[str, dict[str, float]]:
@@ -137,7 +106,7 @@ def read(ppo: Sequence[str], best_of_n: Sequence[str]) -> policy_runs.Runs:
   policies = list(map(policy_runs.read_training, ppo))
   best_of = list(map(policy_runs.read_best_of, best_of_n))
   for policy, best in zip(policies, best_of, strict=True):
-    check(policy.path, best.path)
+    report_best_of.check_same(policy.path, best.path)
   return policy_runs.gather(dict(enumerate(policies)), dict(enumerate(best_of)))
 
 
@@ -153,7 +122,10 @@ def draw(runs: policy_runs.Runs, summary: dict[str, Any]):
     for name in group:
       for i, policy in enumerate(runs.policies):
         _draw_policy(ax, policy, name, summary, is_first=i == 0)
-      _draw_best_of(ax, runs.best_of[0], name)
+      best = runs.best_of[0]
+      figures.best_of_curve(
+        ax, Series(name, best.sqrt_kl, best.gains[name], best.errors[name])
+      )
     ax.axhline(0, color=figures.FAINT, lw=0.8, zorder=0)
     ax.set_xlabel('√KL(policy ‖ start), √nats')
     ax.set_ylabel('Gain over the start (score units)')
@@ -179,17 +151,6 @@ def _draw_policy(
   ax.plot(line, centre, color=color, lw=1.2, label=label if is_first else None)
   ax.fill_between(line, centre - band, centre + band, color=color, alpha=0.12,
                   lw=0)  # fmt: skip
-
-
-def _draw_best_of(ax, best: BestOf, name: str) -> None:
-  """The curve of all k, bars of one standard error over prompts at some."""
-  color, marker = figures.LOOKS[name]
-  x, y = best.sqrt_kl, best.gains[name]
-  label = f'best of 1 … {best.k[-1]}, {name}'
-  ax.plot(x, y, color=color, lw=1.2, ls='--', label=label)
-  at = [k - 1 for k in KS if k <= best.k[-1]]
-  ax.errorbar(x[at], y[at], best.errors[name][at], color=color, fmt=marker,
-              mfc='white', ms=5, lw=0.8, capsize=2)  # fmt: skip
 
 
 def run(workdir: str, ppo: Sequence[str], best_of_n: Sequence[str]) -> dict:

@@ -28,13 +28,11 @@ from hh_jax import metrics
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
 from hh_jax.evals import frontier
+from hh_jax.recipes import report_best_of
+from hh_jax.recipes.report_best_of import BestOf
 
 FILE = sweep.CONFIG.with_name('policy_sweep.py')
-SERIES = {  # as plots name them -> metric
-  'training PM': 'pm_score',
-  'held-out PM': 'heldout_pm_score',
-  'gold': 'gold_score',
-}
+SERIES = report_best_of.SERIES  # as plots name them -> metric
 FAILURE = 'failure.json'
 main = functools.partial(sweep.main, file=FILE)
 load = functools.partial(sweep.load, file=FILE)
@@ -228,45 +226,12 @@ def _failure(
   return None
 
 
-@dataclasses.dataclass(frozen=True)
-class BestOf:
-  """Best of k of one run, for k = 1 .. n; [n] each."""
-
-  path: pathlib.Path
-  k: np.ndarray
-  kl: np.ndarray  # ln k - (k - 1) / k, nats
-  gains: Mapping[str, np.ndarray]  # of SERIES, over k = 1
-  errors: Mapping[str, np.ndarray]  # of the gains, over prompts
-  std: tuple[float, float]  # within prompts, of the ranking PM; its error
-
-  @property
-  def sqrt_kl(self) -> np.ndarray:
-    return np.sqrt(self.kl)
-
-
 def read_best_of(path: str | pathlib.Path) -> BestOf:
-  """A finished best_of_n run, from its summary."""
-  path = pathlib.Path(path)
-  recipe = workdir_lib.read_config(path)['recipe']
-  if recipe != 'best_of_n':
-    raise InputError(f'{path} is a {recipe} run, not a best_of_n run')
-  summary = workdir_lib.read_summary(path)
-  if summary['samples/per_prompt'] < 4:
+  """A finished best_of_n run with samples enough for fits."""
+  best = report_best_of.read(path)
+  if best.k.size < 4:
     raise InputError(f'{path}: fits need 4 samples a prompt')
-  curves = {
-    name: summary[f'curve/{key}']
-    for name, key in SERIES.items()
-    if f'curve/{key}' in summary
-  }
-  std = 'within_prompt_std/pm_score'
-  return BestOf(
-    path=path,
-    k=np.array(curves['training PM']['k']),
-    kl=np.array(summary['kl']),
-    gains={name: np.array(curve['gain']) for name, curve in curves.items()},
-    errors={name: np.array(curve['gain_se']) for name, curve in curves.items()},
-    std=(summary[std], summary[f'{std}_se']),
-  )
+  return best
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import pathlib
 
 import jax
 import ml_collections
@@ -28,11 +29,20 @@ SIZES = {
     'pmp',
     'pm',
     'ppo',
+    'best_of_n',
     'distill',
     'sft',
     'prompts',
   ),
-  'demo_hh': ('full', 'short', 'tokenizer', 'pretrain', 'pm', 'ppo'),
+  'demo_hh': (
+    'full',
+    'short',
+    'tokenizer',
+    'pretrain',
+    'pm',
+    'ppo',
+    'best_of_n',
+  ),
   'pretrain': tuple(model_lib.SIZES),
   'pm': tuple(model_lib.SIZES),
   'pmp': tuple(model_lib.SIZES),
@@ -114,6 +124,18 @@ def test_a_chain_has_a_section_for_every_stage(name):
   # the policy starts from the language model, and its value from the PM
   assert config.ppo.model.size == config.pretrain.model.size
   assert config.ppo.pm_model.size == config.pm.model.size
+
+
+def test_best_of_n_draws_as_ppo_does():
+  """The pipeline fills in what PPO's section says, and nothing is missing."""
+  config = load('demo', 'short', [('ppo.temperature', '0.7')])
+  section = pipeline.sections(config, pathlib.Path('run'))['best_of_n']
+  assert section.temperature == 0.7 and section.run == 'run/pretrain'
+  assert set(section) == set(load('best_of_n', 'mini'))
+  assert set(section) == set(load('demo', 'best_of_n'))
+  assert load('demo', 'best_of_n').max_prompt == config.ppo.max_prompt
+  with pytest.raises(InputError, match=r"no config key 'best_of_n.seed'"):
+    load('demo', 'short', [('best_of_n.seed', '1')])
 
 
 def test_a_stage_has_a_section_of_its_own():

@@ -275,12 +275,32 @@ def _slope(fit: LineFit) -> str:
   return f'{fit.slope:.2f} ± {fit.slope_se:.2f}, R² {fit.r_squared:.3f}'
 
 
+def best_of_curve(ax: Axes, series: Series) -> None:
+  """Gain by best of k = 1 .. n, dashed, with bars at powers of four.
+
+  The series is named as in LOOKS; bars: one standard error.
+  """
+  colour, marker = LOOKS[series.name]
+  n = series.x.size
+  label = f'best of 1 … {n}, {series.name}'
+  ax.plot(series.x, series.y, '--', color=colour, linewidth=1.2, label=label)
+  at = [4**i - 1 for i in range(n.bit_length()) if 4**i <= n]
+  ax.errorbar(
+    *(series.x[at], series.y[at], series.se[at]),
+    **dict(color=colour, marker=marker, linestyle='', markerfacecolor='w'),
+    **dict(markersize=5.5, capsize=2, elinewidth=0.9),
+  )
+
+
 def reward_frontier(
-  series: Sequence[Series], fits: Mapping[str, LineFit]
+  series: Sequence[Series],
+  fits: Mapping[str, LineFit],
+  best_of: Sequence[Series] = (),
 ) -> figure.Figure:
   """Gain in score against sqrt(KL) (Figs 4 and 13) with its lines.
 
-  Bars: one standard error; bands: two standard errors of the line.
+  Bars: one standard error; bands: two standard errors of the line. `best_of`
+  are curves of best of k on the same axes.
   """
   drawing, (ax,) = _axes('Policy: reward against √KL')
   for one in series:
@@ -295,10 +315,12 @@ def reward_frontier(
       ax.plot(line, centre, color=colour, linewidth=1.2)
       band = (line, centre - error, centre + error)
       ax.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
+  for one in best_of:
+    best_of_curve(ax, one)
   ax.axhline(0, color=MUTED, linewidth=0.8)
   ax.set_xlabel('√KL(policy ‖ reference) (√nats)')
   ax.set_ylabel('Gain over the first evaluation\n(PM units or gold units)')
-  _legend(ax)
+  _legend_below(drawing, ax, num_columns=2)
   return drawing
 
 

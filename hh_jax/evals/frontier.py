@@ -56,6 +56,13 @@ def sqrt_kl(kl: ArrayLike) -> np.ndarray:
   return np.sqrt(np.maximum(np.asarray(kl, np.float64), 0.0))
 
 
+def interpolate(sqrt_kl: ArrayLike, values: ArrayLike, where: float) -> float:
+  """Values [P] between the points, linear in sqrt_kl [P], at `where`."""
+  x, y = np.asarray(sqrt_kl), np.asarray(values)
+  order = np.argsort(x, kind='stable')
+  return float(np.interp(where, x[order], y[order]))
+
+
 def _points(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple:
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   w = np.ones(x.shape) if weights is None else np.asarray(weights, np.float64)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hh_jax import metrics as metrics_lib
+from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
 from hh_jax.errors import InputError
 from hh_jax.recipes import comparisons, policy_evaluation
@@ -44,6 +45,7 @@ class Watch:
   tolerance: float  # nats, of the sampler's log-probs
   seen: Seen
   evaluated: int = -1  # the last iteration after which there was one
+  has_phases: bool = False  # whether this process has written to PHASES
 
   def evaluate(self, step: int, state: TrainState, frozen: Params) -> None:
     """Evaluates the policy, and keeps it if the held-out PM likes it best."""
@@ -51,6 +53,7 @@ class Watch:
       return
     self.evaluated = step
     values = self.evaluation(step, state.params['policy'], frozen)
+    values |= pm_gap(self.workdir, step)
     self.writer.write(step, values)
     self._alarm(step, values)
     score = values.get('eval/heldout_pm_score')
@@ -128,13 +131,21 @@ class Watch:
     return out
 
   def phases(self, step: int, phases: Mapping[str, Any]) -> None:
-    """Appends seconds, and bytes by the compiler's count, of each phase."""
+    """Appends seconds, and bytes by the compiler's count, of each phase.
+
+    The first line of a process drops those of the iterations that it redoes.
+    """
     line: dict[str, Any] = {'step': step}
     for name, phase in phases.items():
       line[f'{name}/seconds'] = round(phase.seconds, 4)
       line[f'{name}/compile_s'] = round(phase.compile_s, 3)
       line |= {f'{name}/{k}_bytes': v for k, v in phase.memory.items()}
-    with open(self.workdir / PHASES, 'a') as file:
+    path = self.workdir / PHASES
+    if not self.has_phases and path.exists():
+      rows = workdir_lib.read_rows(path, ('step',), unfinished=True)
+      workdir_lib.write_rows(path, [r for r in rows if r['step'] < step])
+    self.has_phases = True
+    with open(path, 'a') as file:
       file.write(json.dumps(line) + '\n')
 
   def _alarm(self, step: int, values: Mapping[str, float]) -> None:
@@ -143,6 +154,23 @@ class Watch:
         self.seen.alarms[name] = step
         end = 'the run ends here' if self.stops else 'the run goes on'
         comparisons.say(f'iteration {step}: alarm {name}: {text}; {end}')
+
+
+def pm_gap(workdir: pathlib.Path, step: int) -> dict[str, float]:
+  """Training PM's gain less the held-out PM's at the newest evaluation.
+
+  PM units, paired by prompt: both score the same replies, before and now.
+  Empty without a held-out PM.
+  """
+  start, now = (
+    np.load(workdir / f'eval_{name}.npz')
+    for name in ('start', 'last' if step else 'start')
+  )
+  if 'heldout_pm_score' not in now.files:
+    return {}
+  gains = [now[x] - start[x] for x in ('pm_score', 'heldout_pm_score')]
+  gap, error = policy_evaluation.clustered(gains[0] - gains[1])
+  return {'eval/pm_gap': gap, 'eval/pm_gap_se': error}
 
 
 def update_metrics(update: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """One self-contained page about a finished run: numbers, plots, replies.
 
-Reads JSON and JSONL of the pretrain, pm and ppo runs, and writes report.html,
-plots/*.png and summary.json.
+Reads JSON and JSONL of the pretrain, pm, ppo and best_of_n runs, and writes
+report.html, plots/*.png and summary.json.
 """
 
 from matplotlib import figure
@@ -21,7 +21,7 @@ from hh_jax.recipes import (
 from hh_jax.recipes.report_analysis import Analysis
 from hh_jax.recipes.report_data import Runs
 
-RUNS = ('pretrain', 'pm', 'heldout_pm', 'ppo')
+RUNS = ('pretrain', 'pm', 'heldout_pm', 'ppo', 'best_of_n')
 POLICY_PANELS = (  # rollout metric, evaluation metric, label
   ('rollout/pm_score', 'eval/pm_score', 'Training-PM score\n(PM units)'),
   ('rollout/kl_k1', 'eval/kl', 'KL to the start\n(nats a reply)'),
@@ -46,9 +46,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
-  """Writes the report of the runs config.{pretrain,pm,heldout_pm,ppo}.
+  """Writes the report of the runs that config names, RUNS.
 
-  pretrain and heldout_pm may be ''. Returns the flat numbers of the page.
+  pretrain, heldout_pm and best_of_n may be ''. Returns the flat numbers of the
+  page.
   Raises InputError for a missing, unfinished or broken run.
   """
   check(config)
@@ -75,7 +76,7 @@ def draw(runs: Runs, analysis: Analysis) -> dict[str, figure.Figure]:
     'pm_groups': figures.group_accuracy(
       report_parts.pm_groups(analysis.numbers, 'pm')
     ),
-    'frontier': _frontier(analysis),
+    'frontier': _frontier(runs, analysis),
     'policy': _policy(runs, 'Policy: reward and KL', POLICY_PANELS),
     'replies': _policy(runs, 'Policy: replies', REPLY_PANELS),
     'ppo': _panels(
@@ -137,7 +138,7 @@ def _means(x: np.ndarray, y: np.ndarray) -> Series | None:
   return Series(f'training (means of {size} lines)', *means, is_faint=True)
 
 
-def _frontier(analysis: Analysis) -> figure.Figure:
+def _frontier(runs: Runs, analysis: Analysis) -> figure.Figure:
   evaluations = analysis.evaluations
   series = [
     Series(
@@ -148,7 +149,13 @@ def _frontier(analysis: Analysis) -> figure.Figure:
     )
     for name in evaluations.scores
   ]
-  return figures.reward_frontier(series, analysis.fits)
+  best = runs.best_of
+  curves = [] if best is None else [
+    Series(name, best.sqrt_kl, best.gains[name], best.errors[name])
+    for name in evaluations.scores
+    if name in best.gains
+  ]  # fmt: skip
+  return figures.reward_frontier(series, analysis.fits, curves)
 
 
 def _policy(runs: Runs, title: str, panels: tuple) -> figure.Figure | None:

@@ -12,6 +12,7 @@ import numpy as np
 from hh_jax.errors import InputError
 from hh_jax.evals import frontier, preference
 from hh_jax.recipes import report_data
+from hh_jax.recipes.report_best_of import BestOf
 from hh_jax.recipes.report_data import Evaluations, Runs
 
 NUM_BINS = 10
@@ -41,6 +42,7 @@ def analyse(runs: Runs) -> Analysis:
     **_pm_numbers('heldout_pm', runs.heldout_pairs),
     **_policy_numbers(evaluations, runs),
     **_frontier_numbers(evaluations, fits, runs),
+    **_best_of_numbers(evaluations, runs.best_of),
   }
   for name, fall in falls.items():
     prefix = f'overoptimisation/{report_data.SCORES[name][0]}'
@@ -177,6 +179,56 @@ def _slope_ratio(evaluations: Evaluations, name: str) -> float | None:
     return None
 
 
+def _best_of_numbers(
+  evaluations: Evaluations, best_of: BestOf | None
+) -> dict[str, float]:
+  """Best of n's gain at the largest n, and its lead over the policy."""
+  if best_of is None:
+    return {}
+  numbers = {
+    'best_of_n/n': float(best_of.k[-1]),
+    'best_of_n/prompts': float(best_of.num_prompts),
+    'best_of_n/sqrt_kl': float(best_of.sqrt_kl[-1]),
+  }
+  where = float(min(best_of.sqrt_kl.max(), evaluations.sqrt_kl.max()))
+  if where > 0:  # the policy has moved
+    numbers['best_of_n/same_sqrt_kl'] = where
+  for name in evaluations.scores:
+    if name in best_of.gains:
+      prefix = f'best_of_n/{report_data.SCORES[name][0]}'
+      numbers[f'{prefix}_gain'] = float(best_of.gains[name][-1])
+      numbers[f'{prefix}_gain_se'] = float(best_of.errors[name][-1])
+      if where > 0:
+        lead, error = _lead(evaluations, best_of, name, where)
+        numbers[f'{prefix}_lead'] = lead
+        if error is not None:
+          numbers[f'{prefix}_lead_se'] = error
+  return numbers
+
+
+def _lead(
+  evaluations: Evaluations, best_of: BestOf, name: str, where: float
+) -> tuple[float, float | None]:
+  """Best of n's gain less the policy's at sqrt(KL) `where`, and its error.
+
+  The error takes all means as independent, though both are over prompts of one
+  set: cautious.
+  """
+
+  def best(values: np.ndarray) -> float:
+    return frontier.interpolate(best_of.sqrt_kl, values, where)
+
+  def own(values: np.ndarray) -> float:
+    return frontier.interpolate(evaluations.sqrt_kl, values, where)
+
+  lead = best(best_of.gains[name]) - own(evaluations.gain(name))
+  errors = evaluations.score_se[name]
+  if errors is None:
+    return lead, None
+  of_gain = np.hypot(errors, errors[0])
+  return lead, float(np.hypot(best(best_of.errors[name]), own(of_gain)))
+
+
 def _falls(evaluations: Evaluations) -> dict[str, frontier.Fall]:
   """Of the scores whose errors, and the training PM's, were logged."""
   proxy, errors = 'training PM', evaluations.score_se
@@ -210,6 +262,15 @@ def _absent(runs: Runs, evaluations: Evaluations) -> list[str]:
       'There is no gold score at every evaluation: this run cannot tell '
       'whether the policy got better by the true reward.',
     ),
+    (
+      runs.best_of is None,
+      'No best_of_n run was given: nothing is on the axes beside PPO.',
+    ),
+    (
+      runs.best_of is not None and _scores_otherwise(runs.settings['ppo']),
+      'Best of n ranks a reply that is cut by its score less the penalty; PPO '
+      'scored it by another rule (its no_stop and score_norm).',
+    ),
     (not runs.samples, 'The PPO run has no samples.jsonl: no replies shown.'),
     (
       first != 0,
@@ -223,6 +284,12 @@ def _absent(runs: Runs, evaluations: Evaluations) -> list[str]:
     ),
   )
   return [text for is_true, text in remarks if is_true] + _not_finite(runs)
+
+
+def _scores_otherwise(ppo: Mapping) -> bool:
+  config = ppo['config']
+  rule = (config['no_stop'], config['score_norm'])
+  return rule != ('subtract', 'centre')
 
 
 def _not_finite(runs: Runs) -> list[str]:

@@ -14,6 +14,8 @@ import numpy as np
 from hh_jax import workdir
 from hh_jax.errors import InputError
 from hh_jax.evals import frontier
+from hh_jax.recipes import report_best_of
+from hh_jax.recipes.report_best_of import BestOf
 
 ROW_KEYS = (
   'source',
@@ -40,6 +42,7 @@ class Runs:
   heldout_pairs: list[dict]
   ppo: list[dict]
   samples: list[dict]
+  best_of: BestOf | None  # of the policy's start
   settings: dict[str, dict]  # config.json of each run
   summaries: dict[str, dict]
 
@@ -85,10 +88,19 @@ def _pairs(run: pathlib.Path) -> list[dict]:
   return rows
 
 
+def _best_of(paths: Mapping[str, pathlib.Path]) -> BestOf | None:
+  if 'best_of_n' not in paths:
+    return None
+  best_of = report_best_of.read(paths['best_of_n'])
+  report_best_of.check_same(paths['ppo'], best_of.path)
+  return best_of
+
+
 def load(folders: Mapping[str, str]) -> Runs:
-  """Reads the runs {pretrain, pm, heldout_pm, ppo}; pretrain and heldout_pm
-  may be ''. Raises InputError for a missing, unfinished or broken run."""
-  optional = ('pretrain', 'heldout_pm')
+  """Reads the runs {pretrain, pm, heldout_pm, ppo, best_of_n}; pretrain,
+  heldout_pm and best_of_n may be ''. Raises InputError for a missing,
+  unfinished or broken run, and for best of n of another start."""
+  optional = ('pretrain', 'heldout_pm', 'best_of_n')
   paths = {
     name: finished_run(name, folder)
     for name, folder in folders.items()
@@ -111,6 +123,7 @@ def load(folders: Mapping[str, str]) -> Runs:
     heldout_pairs=pairs.get('heldout_pm', []),
     ppo=ppo,
     samples=_optional(paths['ppo'] / 'samples.jsonl', ['step', 'index']),
+    best_of=_best_of(paths),
     settings={n: workdir.read_config(p) for n, p in paths.items()},
     summaries={n: workdir.read_summary(p) for n, p in paths.items()},
   )

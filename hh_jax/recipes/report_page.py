@@ -15,7 +15,7 @@ from hh_jax.recipes.report_data import Runs
 from hh_jax.recipes.report_html import Html, tag
 
 PM_PLOTS = ('pm_learning_curve', 'pm_calibration', 'pm_groups', 'pretrain')
-POLICY_PLOTS = ('frontier', 'policy', 'replies', 'ppo')
+POLICY_PLOTS = ('policy', 'replies', 'ppo')
 
 
 def render(runs: Runs, analysis: Analysis, plots: Mapping[str, bytes]) -> str:
@@ -33,6 +33,8 @@ def render(runs: Runs, analysis: Analysis, plots: Mapping[str, bytes]) -> str:
     report_parts.grid(plots, report_text.CAPTIONS, PM_PLOTS),
     *section('Policy', *_policy_table(runs, analysis)),
     report_parts.grid(plots, report_text.CAPTIONS, POLICY_PLOTS),
+    *section('Reward against √KL', *_frontier(analysis)),
+    report_parts.grid(plots, report_text.CAPTIONS, ('frontier',)),
     *section('Replies before and after', *report_replies.section(runs.samples)),
     *section('Left out', report_parts.notes(analysis.notes)),
     *section('Configs and versions', *report_parts.settings(runs.settings)),
@@ -120,6 +122,50 @@ def _policy_table(runs: Runs, analysis: Analysis) -> list[Html]:
     ),
     tag('p', note, class_='note'),
   ]
+
+
+def _frontier(analysis: Analysis) -> list[Html]:
+  """Slopes and gains of the policy beside those of best of n, by score."""
+  numbers, rows = analysis.numbers, []
+
+  def value(name: str, digits: int = 2) -> str:
+    if name not in numbers:
+      return '–'
+    text = report_text.signed(numbers[name], digits)
+    return report_text.with_error(text, numbers.get(f'{name}_se'), digits)
+
+  for name in analysis.evaluations.scores:
+    short = report_data.SCORES[name][0]
+    columns = (f'policy/{short}_gain', f'best_of_n/{short}_gain',
+               f'best_of_n/{short}_lead')  # fmt: skip
+    slope = value(f'frontier/{short}_slope', 3)
+    rows.append([f'Score: {name}', slope, *map(value, columns)])
+  best = 'best of n'
+  if 'best_of_n/n' in numbers:
+    end = report_text.plain(numbers['best_of_n/sqrt_kl'])
+    best = f'best of {numbers["best_of_n/n"]:.0f} (√KL {end})'
+  end = report_text.plain(analysis.evaluations.sqrt_kl[-1])
+  head = ['Gain over the start', 'Slope in √KL, PPO',
+          f'PPO, last (√KL {end})', best.capitalize(),
+          'Lead of best of n at one KL']  # fmt: skip
+  return [report_html.table(head, rows),
+          tag('p', _frontier_note(numbers), class_='note')]  # fmt: skip
+
+
+def _frontier_note(numbers: Mapping[str, float]) -> str:
+  if 'best_of_n/n' not in numbers:
+    return 'There is no best_of_n run to compare with.'
+  where = ''
+  if 'best_of_n/same_sqrt_kl' in numbers:
+    root = report_text.plain(numbers['best_of_n/same_sqrt_kl'])
+    where = f' The one KL is the largest that both have (√KL {root}).'
+  return (
+    f'Best of n: the reply that the training PM ranks highest of n, drawn from '
+    'the policy’s start with its temperature and lengths '
+    f'({numbers["best_of_n/prompts"]:.0f} held-out prompts); its KL is '
+    f'ln n − (n − 1)/n.{where} ± is one standard error, over prompts; that of '
+    'the lead takes all means as independent.'
+  )
 
 
 def _ends(rows: list[dict], metric: str) -> list[str]:

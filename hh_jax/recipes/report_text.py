@@ -26,7 +26,8 @@ CAPTIONS = {
   'frontier': 'Gain of the mean score over the first evaluation against √KL '
   '(Figs 4, 13). Bars: 1 standard error of the mean score. Lines: least '
   'squares; bands: 2 standard errors. Points of one run are not independent, '
-  'so the bands are lower bounds.',
+  'so the bands are lower bounds. Dashed, open marks at k = 1, 4, 16 …: '
+  'best of k of the start (B.6), with 1 standard error.',
   'policy': 'Dots: held-out prompts, the same at every evaluation, with 1 '
   'standard error. Pale lines: training rollouts.',
   'replies': 'Dots and lines as before: how long replies are, and the share '
@@ -99,6 +100,9 @@ def claims(analysis: Analysis) -> list[Claim]:
   if 'frontier/pm_efficiency' in analysis.numbers:
     fit = analysis.fits['training PM']
     found.append(_efficiency_claim(analysis.numbers, fit))
+  for name in analysis.evaluations.scores:
+    if f'best_of_n/{report_data.SCORES[name][0]}_lead' in analysis.numbers:
+      found.append(_best_of_claim(analysis.numbers, name))
   for name, fall in analysis.falls.items():
     found.append(_fall_claim(analysis, name, fall))
   return found
@@ -197,6 +201,22 @@ def _efficiency_claim(numbers: Mapping[str, float], fit: LineFit) -> Claim:
     f'Slope ÷ (√2·σ) = {with_error(plain(value), error)}, with σ = '
     f'{numbers["frontier/within_prompt_std"]:.3f} PM units, the spread of the '
     f'first policy’s scores within a prompt.{above}',
+  )
+
+
+def _best_of_claim(numbers: Mapping[str, float], name: str) -> Claim:
+  prefix = f'best_of_n/{report_data.SCORES[name][0]}_lead'
+  lead, error = numbers[prefix], numbers.get(f'{prefix}_se')
+  verdict = REPORTED
+  if error is not None:
+    verdict = _sign_verdict(lead - 2 * error, lead + 2 * error)
+  root = plain(numbers['best_of_n/same_sqrt_kl'])
+  return Claim(
+    f'Best of n gains more than PPO at the same KL, by the {name} score '
+    '(Gao et al. 2022).',
+    verdict,
+    f'Best of n minus PPO: {with_error(signed(lead), error)} at √KL = {root}, '
+    'linear between evaluations. Twice the error decides.',
   )
 
 

@@ -36,10 +36,8 @@ def raised(
   check('kl', 'eval/kl', t.max_kl, 1)
   check('repetition', 'rollout/repetition', t.max_repetition, 1)
   check('stop_rate', 'rollout/stop_rate', t.min_stop_rate, -1)
-  names = ('pm_score', 'heldout_pm_score')
-  if t.max_pm_gap and f'eval/{names[1]}' in metrics:
-    gap = metrics['eval/pm_score'] - metrics['eval/heldout_pm_score']
-    error = sum(metrics[f'eval/{name}_se'] ** 2 for name in names) ** 0.5
+  if t.max_pm_gap and 'eval/pm_gap' in metrics:
+    gap, error = metrics['eval/pm_gap'], metrics['eval/pm_gap_se']
     if not gap <= max(t.max_pm_gap, 3 * error):
       found['pm_gap'] = (
         f"the training PM's gain is {gap:.3g} PM units above the held-out "

@@ -65,6 +65,7 @@ def write_best_of_n(
   kl = [math.log(k) - (k - 1) / k for k in range(1, n + 1)]
   summary = {
     'kl': kl,
+    'samples/prompts': 8,
     'samples/per_prompt': n,
     'within_prompt_std/pm_score': std,
     'within_prompt_std/pm_score_se': 0.1 * std,

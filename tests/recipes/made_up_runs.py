@@ -1,6 +1,7 @@
 """Files of runs that never ran, with planted effects, for test_report.py."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -14,8 +15,14 @@ def write_rows(path: pathlib.Path, rows: list[dict]) -> None:
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def make_run(path, recipe, summary, **files):
-  workdir.open_run(path, {'seed': 0, 'lr': 1e-3}, recipe)
+SAMPLING = {
+  'pm': 'pm', 'heldout_pm': 'heldout_pm', 'temperature': 1.0, 'max_prompt': 8,
+  'max_reply': 8, 'ensemble': {}, 'no_stop_penalty': 1.0,
+}  # fmt: skip
+
+
+def make_run(path, recipe, summary, config=None, **files):
+  workdir.open_run(path, {'seed': 0, 'lr': 1e-3} | (config or {}), recipe)
   for name, rows in files.items():
     write_rows(path / f'{name}.jsonl', rows)
   workdir.write_summary(path, summary)
@@ -110,8 +117,22 @@ def pretrain_metrics() -> list[dict]:
   ]
 
 
+def best_of_n(n: int = 16) -> dict:
+  """A summary: the training PM gains 1 a root nat, and so on."""
+  k = list(range(1, n + 1))
+  kl = [math.log(i) - (i - 1) / i for i in k]
+  summary = {'kl': kl, 'samples/prompts': 64,
+             'within_prompt_std/pm_score': 0.8,
+             'within_prompt_std/pm_score_se': 0.02}  # fmt: skip
+  slopes = {'pm_score': 1.0, 'heldout_pm_score': 0.8, 'gold_score': 0.55}
+  for name, slope in slopes.items():
+    gain = [slope * x**0.5 for x in kl]
+    summary[f'curve/{name}'] = {'k': k, 'gain': gain, 'gain_se': [0.03] * n}
+  return summary
+
+
 def make_all(root: pathlib.Path) -> None:
-  """The directories pretrain, pm, heldout_pm and ppo."""
+  """The directories pretrain, pm, heldout_pm, ppo and best_of_n."""
   make_run(
     root / 'pretrain',
     'pretrain',
@@ -130,6 +151,11 @@ def make_all(root: pathlib.Path) -> None:
     root / 'ppo',
     'ppo',
     {'gain/pm_score_se': 0.03},
+    SAMPLING
+    | {'init_from': 'pretrain', 'no_stop': 'subtract', 'score_norm': 'centre'},
     metrics=ppo_metrics(2),
     samples=samples(),
+  )
+  make_run(
+    root / 'best_of_n', 'best_of_n', best_of_n(), SAMPLING | {'run': 'pretrain'}
   )

@@ -20,14 +20,14 @@ PLOTS = {'pm_learning_curve', 'pm_calibration', 'pm_groups', 'frontier',
 
 
 def make_config(root: pathlib.Path, **changes: str):
-  names = ('pretrain', 'pm', 'heldout_pm', 'ppo')
+  names = ('pretrain', 'pm', 'heldout_pm', 'ppo', 'best_of_n')
   paths = {name: str(root / name) for name in names}
   return ml_collections.ConfigDict(paths | changes)
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory) -> pathlib.Path:
-  """The four finished runs, not to be changed."""
+  """The finished runs, not to be changed."""
   root = tmp_path_factory.mktemp('runs')
   made_up_runs.make_all(root)
   return root
@@ -76,6 +76,7 @@ def test_page_has_every_section(page):
     'Claims of the paper',
     'Language and preference models',
     'Policy',
+    'Reward against √KL',
     'Replies before and after',
     'Left out',
     'Configs and versions',
@@ -142,6 +143,23 @@ def test_numbers_say_what_was_planted(page):
   assert np.isfinite(list(numbers.values())).all()
 
 
+def test_best_of_n_is_beside_the_policy(page):
+  """Planted: 1 a root nat for best of n, .55 for the policy."""
+  text, numbers, _ = page
+  root = (np.log(16) - 15 / 16) ** 0.5  # both reach it
+  assert numbers['best_of_n/sqrt_kl'] == pytest.approx(root)
+  assert numbers['best_of_n/same_sqrt_kl'] == pytest.approx(root)
+  assert numbers['best_of_n/pm_gain'] == pytest.approx(root)
+  assert numbers['best_of_n/pm_lead'] == pytest.approx(0.45 * root, abs=0.05)
+  error = (0.03**2 + 0.03**2 + 0.04**2) ** 0.5
+  assert numbers['best_of_n/pm_lead_se'] == pytest.approx(error)
+  section = text.partition('<h2>Reward against √KL')[2].partition('<h2>')[0]
+  assert 'best of 16 (√KL 1.35)' in section.lower().replace('kl', 'KL')
+  assert section.count('<img') == 1 and '64 held-out prompts' in section
+  claim = 'Best of n gains more than PPO at the same KL, by the training PM'
+  assert claim in text
+
+
 def test_over_optimisation_is_said(runs, tmp_path, no_drawing):
   rows = made_up_runs.ppo_metrics(2)
   for row in rows:
@@ -172,12 +190,12 @@ def test_missing_parts_are_left_out_and_said(runs, tmp_path, no_drawing):
     row.pop('eval/heldout_pm_score', None)
   made_up_runs.write_rows(runs / 'ppo' / 'metrics.jsonl', rows)
   (runs / 'ppo' / 'samples.jsonl').unlink()
-  config = make_config(runs, pretrain='', heldout_pm='')
+  config = make_config(runs, pretrain='', heldout_pm='', best_of_n='')
   numbers = report.run(config, str(tmp_path / 'out'))
   text = (tmp_path / 'out' / 'report.html').read_text('utf-8')
   for remark in ('No pretraining run', 'No held-out preference model',
-                 'There is no gold score', 'no samples.jsonl',
-                 'No gold ceiling'):  # fmt: skip
+                 'There is no gold score', 'No best_of_n run',
+                 'no samples.jsonl', 'No gold ceiling'):  # fmt: skip
     assert remark in text
   assert 'simulator' not in text and 'Gold ceiling' not in text
   assert not any('gold' in key or 'heldout' in key for key in numbers)
@@ -249,6 +267,9 @@ def damage(runs: pathlib.Path, what: str) -> dict[str, str]:
       f.write('{"source": "a", "tur')
   if what == 'list':
     (runs / 'ppo' / 'metrics.jsonl').write_text('{"step": 1}\n[1]\n')
+  if what == 'start':
+    path = runs / 'best_of_n' / 'config.json'
+    path.write_text(path.read_text().replace('"pretrain"', '"other"'))
   if what == 'utf8':
     (runs / 'ppo' / 'samples.jsonl').write_bytes(b'"\xff"\n')
   if what == 'key':
@@ -278,6 +299,7 @@ def damage(runs: pathlib.Path, what: str) -> dict[str, str]:
     ('no pairs', r'pm/eval\.jsonl: there are no held-out pairs'),
     ('json', r'pm/eval\.jsonl:1601: not JSON'),
     ('list', r'ppo/metrics\.jsonl:2: not a JSON object'),
+    ('start', r"best_of_n: run is 'other', init_from of .*ppo is 'pretrain'"),
     ('utf8', r'ppo/samples\.jsonl:1: not JSON'),
     ('key', r'pm/eval\.jsonl:1: no score_chosen'),
     ('value', r'config\.pm: eval\.jsonl: held-out row 0: score_chosen is None'),

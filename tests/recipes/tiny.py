@@ -6,7 +6,7 @@ tokenizer_hh read
 HH-RLHF files from config.data.options.data_dir instead of the gold world.
 """
 
-from configs import best_of_n, common, distill, pipeline, prompts, sft
+from configs import common, distill, pipeline, prompts, sft
 
 
 def get_config(size=None):
@@ -41,24 +41,14 @@ def get_config(size=None):
   for part in ('pretrain', 'pm', 'heldout_pm', 'ppo'):
     config[part].model.update(size='tiny', scan_unroll=1)
   config.ppo.pm_model.update(size='tiny', scan_unroll=1)
-  if stage == 'best_of_n':
-    return _best_of_n(config.ppo)
+  config.best_of_n.update(
+    num_prompts=5, num_samples=4, ks=(1, 4), batch_size=8, chunk_prompts=3
+  )  # chunks that no batch divides
   if stage == 'pmp':
     config.pm.data = _gold_web()
     config.pm.lm_coef = 1.0
     return config.pm
-  return config[stage] if stage else config
-
-
-def _best_of_n(ppo):
-  """Replies as PPO samples them; chunks that no batch divides."""
-  config = best_of_n.get_config('tiny')
-  for name in best_of_n.SAMPLING:
-    config[name] = ppo[name]
-  config.update(
-    num_prompts=5, num_samples=4, ks=(1, 4), batch_size=8, chunk_prompts=3
-  )
-  return config
+  return pipeline.alone(config, stage) if stage else config
 
 
 def _gold_world():

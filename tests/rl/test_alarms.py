@@ -9,10 +9,8 @@ THRESHOLDS = alarms.Thresholds(
 )
 QUIET = {
   'eval/kl': 10.0,
-  'eval/pm_score': 1.0,
-  'eval/pm_score_se': 0.01,
-  'eval/heldout_pm_score': 0.6,
-  'eval/heldout_pm_score_se': 0.01,
+  'eval/pm_gap': 0.4,
+  'eval/pm_gap_se': 0.01,
   'rollout/repetition': 0.4,
   'rollout/stop_rate': 0.1,
 }
@@ -28,7 +26,7 @@ def test_at_the_threshold_all_is_quiet():
   [
     ('eval/kl', 10.1, 'kl'),
     ('eval/kl', math.nan, 'kl'),
-    ('eval/heldout_pm_score', 0.4, 'pm_gap'),
+    ('eval/pm_gap', 0.6, 'pm_gap'),
     ('rollout/repetition', 0.41, 'repetition'),
     ('rollout/stop_rate', 0.09, 'stop_rate'),
   ],
@@ -41,5 +39,5 @@ def test_each_alarm(metric, value, alarm):
 
 
 def test_a_gap_within_its_error_is_none():
-  noisy = QUIET | {'eval/heldout_pm_score': 0.4, 'eval/pm_score_se': 0.3}
+  noisy = QUIET | {'eval/pm_gap': 0.6, 'eval/pm_gap_se': 0.3}
   assert alarms.raised(THRESHOLDS, noisy) == {}
