@@ -267,10 +267,9 @@ def _absent(runs: Runs, evaluations: Evaluations) -> list[str]:
       'No best_of_n run was given: nothing is on the axes beside PPO.',
     ),
     (
-      runs.best_of is not None
-      and runs.settings['ppo']['config']['no_stop'] != 'subtract',
+      runs.best_of is not None and _scores_otherwise(runs.settings['ppo']),
       'Best of n ranks a reply that is cut by its score less the penalty; PPO '
-      'scored it by another rule (its no_stop).',
+      'scored it by another rule (its no_stop and score_norm).',
     ),
     (not runs.samples, 'The PPO run has no samples.jsonl: no replies shown.'),
     (
@@ -285,6 +284,12 @@ def _absent(runs: Runs, evaluations: Evaluations) -> list[str]:
     ),
   )
   return [text for is_true, text in remarks if is_true] + _not_finite(runs)
+
+
+def _scores_otherwise(ppo: Mapping) -> bool:
+  config = ppo['config']
+  rule = (config['no_stop'], config['score_norm'])
+  return rule != ('subtract', 'centre')
 
 
 def _not_finite(runs: Runs) -> list[str]:

@@ -151,7 +151,8 @@ def make_all(root: pathlib.Path) -> None:
     root / 'ppo',
     'ppo',
     {'gain/pm_score_se': 0.03},
-    SAMPLING | {'init_from': 'pretrain', 'no_stop': 'subtract'},
+    SAMPLING
+    | {'init_from': 'pretrain', 'no_stop': 'subtract', 'score_norm': 'centre'},
     metrics=ppo_metrics(2),
     samples=samples(),
   )
