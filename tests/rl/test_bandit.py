@@ -20,6 +20,7 @@ from hh_jax.rl import rollout as rollout_lib
 
 ARMS, BETA, BATCH = (4, 5, 6), 0.5, 512
 SCORES = np.array([0.0, 0.4, 0.8], np.float32)
+ESTIMATOR = {'reward': 'k1', 'loss': 'k2'}
 
 
 class Pays:
@@ -66,18 +67,11 @@ def probabilities(nets, params, rows):
   return np.exp(nets.distribution.log_softmax(logits))[[*ARMS, 3]]
 
 
-def solve(advantage, kl_in):
-  """Probabilities of arms and stop: at the start, at the optimum, found."""
-  values = 'none' if advantage in advantages.OVER_GROUPS else 'separate'
-  nets = make_networks(values)
-  num_samples = 4 if values == 'none' else 1
-  rows, _ = packing.pad_prompts([[2, 6]] * (BATCH // num_samples), length=2)
-  mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
-  sample = rollout_lib.make_sample(nets, num_samples=num_samples)
-  score = rollout_lib.make_score(
+def make_score(nets, advantage, kl_in, num_samples):
+  return rollout_lib.make_score(
     nets,
     rollout_lib.Rewarding(
-      kl_estimator='k1' if kl_in == 'reward' else 'k2',
+      kl_estimator=ESTIMATOR[kl_in],
       kl_in_reward=kl_in == 'reward',
       no_stop='keep',
       no_stop_penalty=0.0,
@@ -87,46 +81,69 @@ def solve(advantage, kl_in):
       whiten=False,
     ),
   )
+
+
+def make_update(nets, tx, shardings, kl_in):
+  loss_fn = ppo.ppo_loss(
+    nets.actor_critic.policy_fn(entropy_gradient=False),
+    clip_eps=0.2, value_clip=0.0, entropy_coef=0.0,
+    value_coef=0.5 if nets.values == 'separate' else 0.0,
+    kl_estimator=ESTIMATOR[kl_in],
+  )  # fmt: skip
+  return rollout_lib.make_update(
+    train.make_train_step(loss_fn, tx, shardings),
+    shardings=shardings, num_epochs=1, num_minibatches=2,
+    aggregate='token_mean',
+  )  # fmt: skip
+
+
+def initial(nets, mesh):
+  """The reference, and a training state that starts from it."""
+  reference = jax.jit(nets.policy.init)(jax.random.key(1))
+  params = {'policy': reference}
+  if nets.values == 'separate':
+    params['value'] = jax.jit(nets.policy.init)(jax.random.key(2))
   tx = train.make_optimizer(
     train.make_schedule('linear', lr=2e-2, num_steps=240, warmup_steps=0),
     weight_decay=0.0, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8,
   )  # fmt: skip
+  return reference, tx, train.state_from(params, tx, jax.random.key(4), mesh)
+
+
+def learn(nets, rows, mesh, advantage, kl_in):
+  """The reference and the policy after 120 iterations."""
+  num_samples = BATCH // rows.tokens.shape[0]
+  reference, tx, (state, shardings) = initial(nets, mesh)
+  sample = rollout_lib.make_sample(nets, num_samples=num_samples)
+  score = make_score(nets, advantage, kl_in, num_samples)
+  update = make_update(nets, tx, shardings, kl_in)
+  controls = {
+    'kl_coef': np.float32(BETA),
+    'score_mean': np.float32(0.0),
+    'score_std': np.float32(1.0),
+  }
+  frozen = {'reference': reference, 'pm': {'x': jnp.zeros(())}}
+  prompts = sharding.place(mesh, rows)
+  for i in range(120):
+    key = jax.random.fold_in(jax.random.key(5), i)
+    samples = sample(state.params['policy'], prompts, key)
+    rollout, _ = score(state.params, frozen, controls, samples)
+    state, _ = update(state, rollout, None)
+  return reference, state.params['policy']
+
+
+def solve(advantage, kl_in):
+  """Probabilities of arms and stop: at the start, at the optimum, found."""
+  in_groups = advantage in advantages.OVER_GROUPS
+  nets = make_networks('none' if in_groups else 'separate')
+  num_prompts = BATCH // 4 if in_groups else BATCH
+  rows, _ = packing.pad_prompts([[2, 6]] * num_prompts, length=2)
+  mesh = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
-    reference = jax.jit(nets.policy.init)(jax.random.key(1))
-    params = {'policy': reference}
-    if values == 'separate':
-      params['value'] = jax.jit(nets.policy.init)(jax.random.key(2))
-    state, shardings = train.state_from(params, tx, jax.random.key(4), mesh)
-    update = rollout_lib.make_update(
-      train.make_train_step(
-        ppo.ppo_loss(
-          nets.actor_critic.policy_fn(entropy_gradient=False),
-          clip_eps=0.2, value_clip=0.0, entropy_coef=0.0,
-          value_coef=0.5 if values == 'separate' else 0.0,
-          kl_estimator='k1' if kl_in == 'reward' else 'k2',
-        ),
-        tx,
-        shardings,
-      ),
-      shardings=shardings,
-      num_epochs=1, num_minibatches=2, aggregate='token_mean',
-    )  # fmt: skip
-    controls = {
-      'kl_coef': np.float32(BETA),
-      'score_mean': np.float32(0.0),
-      'score_std': np.float32(1.0),
-    }
-    frozen = {'reference': reference, 'pm': {'x': jnp.zeros(())}}
-    prompts = sharding.place(mesh, rows)
-    for i in range(120):
-      key = jax.random.fold_in(jax.random.key(5), i)
-      samples = sample(state.params['policy'], prompts, key)
-      rollout, _ = score(state.params, frozen, controls, samples)
-      state, _ = update(state, rollout, None)
-    start = probabilities(nets, reference, rows)
-    found = probabilities(nets, state.params['policy'], rows)
+    found = learn(nets, rows, mesh, advantage, kl_in)
+    start, end = (probabilities(nets, params, rows) for params in found)
   wanted = start * np.exp(np.append(SCORES, 0.0) / BETA)
-  return start, wanted / wanted.sum(), found
+  return start, wanted / wanted.sum(), end
 
 
 @pytest.mark.parametrize(
