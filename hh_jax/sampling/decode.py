@@ -314,6 +314,30 @@ def _at_once(slots: int, num_samples: int) -> int:
   return max(a for a in range(1, most + 1) if num_samples % a == 0)
 
 
+def _collect(
+  task: _Task, prompts: Prompts, end: _Slots, order: Array | None
+) -> Samples:
+  """Samples in the order of `prompts`; those of the task came in `order`."""
+  replies = (end.tokens, end.logprobs, end.lengths, end.is_stopped)
+  if order is not None:
+    where = jnp.argsort(order)[:, None] * task.num_samples
+    where = (where + jnp.arange(task.num_samples)[None]).reshape(-1)
+    replies = tuple(x[where] for x in replies)
+  tokens, logprobs, lengths, is_stopped = replies
+  prompts = jax.tree.map(
+    lambda x: jnp.repeat(x, task.num_samples, axis=0), prompts
+  )
+  reply_mask = jnp.arange(task.max_reply)[None, :] < lengths[:, None]
+  return Samples(
+    tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
+    prompt_lengths=prompts.lengths,
+    reply_lengths=lengths,
+    reply_mask=reply_mask.astype(jnp.float32),
+    is_stopped=is_stopped,
+    logprobs=logprobs,
+  )
+
+
 def sample(
   model: Transformer,
   params: Params,
@@ -364,22 +388,4 @@ def sample(
   if widths is None:
     widths = rows.default_widths(longest)
   end = _run(task, slots, [*(w for w in widths if w < longest), longest])
-
-  def unsorted(x: Array) -> Array:
-    by_prompt = x.reshape(order.shape[0], num_samples, *x.shape[1:])
-    return by_prompt[jnp.argsort(order)].reshape(x.shape)
-
-  tokens, logprobs, lengths, is_stopped = map(
-    unsorted if is_queue else lambda x: x,
-    (end.tokens, end.logprobs, end.lengths, end.is_stopped),
-  )
-  reply_mask = jnp.arange(max_reply)[None, :] < lengths[:, None]
-  prompts = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), prompts)
-  return Samples(
-    tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
-    prompt_lengths=prompts.lengths,
-    reply_lengths=lengths,
-    reply_mask=reply_mask.astype(jnp.float32),
-    is_stopped=is_stopped,
-    logprobs=logprobs,
-  )
+  return _collect(task, prompts, end, order if is_queue else None)
