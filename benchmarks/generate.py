@@ -10,8 +10,8 @@
 Prints one JSON object; one sample is one reply, and tokens are new tokens.
 Without --prompts nothing ends before --new-tokens; --prefill-only reads the
 prompts and draws one token. With it a step is --pool prompts of the file (the
-last --prompt-len tokens of each), `batch` at a time, and each reply has the
-length that the file gives, so that another framework can do the same work.
+last --prompt-len tokens of each), `batch` replies at a time (slots), each of
+the length that the file gives, so that another framework can do the same work.
 --copy-mib measures the rate at which the device copies so many MiB, and says
 how far a decode step is from reading weights and cache once.
 """
@@ -166,7 +166,7 @@ def real(args) -> dict:
   import numpy as np
 
   from benchmarks import ragged
-  from hh_jax import generation
+  from hh_jax import generation, sampling
 
   data = ragged.read(args)
   network = common.make_model(args)
@@ -177,8 +177,9 @@ def real(args) -> dict:
       ragged.EndsByChance, args, banned=(0, ragged.EOS), chance=data.chance
     ),
     max_reply=args.new_tokens,
-    batch_size=args.batch,
-    widths=generation.default_widths(args.prompt_len),
+    batch_size=args.pool,
+    slots=args.batch,
+    widths=sampling.default_widths(args.prompt_len),
     mesh=mesh,
   )
   times, nats = [], []

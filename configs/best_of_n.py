@@ -25,6 +25,7 @@ SAMPLING = (
   'max_prompt',
   'max_reply',
   'temperature',
+  'slots',
   'head_chunk',
   'no_stop_penalty',  # of the score that ranks; 0: the PM's alone
 )

@@ -30,6 +30,7 @@ def get_config(size=None):
     # weight of each group of prompts; all 0: in proportion to their numbers
     prompt_weights=common.config(helpful=0.0, harmless=0.0, extra=0.0),
     batch_size=256,  # replies an iteration
+    slots=0,  # replies that decode at a time; 0: all
     samples_per_prompt=1,
     num_iterations=800,
     # scores

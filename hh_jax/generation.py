@@ -1,12 +1,13 @@
 """Replies to any number of prompts of any length. Host side.
 
-Prompts are sorted into a few widths (buckets), each a fixed shape that is
-compiled once; results come back in the order of the prompts.
+Prompts are sorted by length and padded to a few widths (buckets), each a fixed
+shape that is compiled once; results come back in the order of the prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import math
 
 import jax
 from jax.sharding import Mesh
@@ -28,13 +29,13 @@ class Reply:
   is_stopped: bool  # or cut by the length limit
 
 
-def default_widths(max_prompt: int) -> tuple[int, ...]:
-  """Powers of two from 32 up, and max_prompt itself."""
-  widths, width = [], 32
-  while width < max_prompt:
-    widths.append(width)
-    width *= 2
-  return (*widths, max_prompt)
+def shared_samples(num_samples: int, batch_size: int, mesh: Mesh) -> int:
+  """How many samples of a prompt may share a row of prompts.
+
+  So many that rows of num_samples / result samples each make up batches of
+  batch_size replies, and their prompts are divisible by fsdp.
+  """
+  return math.gcd(num_samples, batch_size // mesh.shape['fsdp'])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Generator:
   widths: tuple[int, ...]  # ascending; the last one is the longest prompt
   mesh: Mesh
   num_samples: int = 1
+  slots: int = 0  # replies that decode at a time; 0: all of a call
 
   def __post_init__(self):
     if self.batch_size % self.mesh.shape['fsdp']:
@@ -65,6 +67,8 @@ class Generator:
         f'max_reply {self.max_reply} and num_samples {self.num_samples} must '
         'be 1 or more'
       )
+    if self.slots < 0:
+      raise InputError(f'slots {self.slots} is not 0 or more')
 
   @functools.cached_property
   def _sample(self) -> Callable[..., Samples]:
@@ -78,6 +82,8 @@ class Generator:
         max_reply=self.max_reply,
         row_ids=prompts.ids,
         num_samples=self.num_samples,
+        slots=self.slots,
+        widths=self.widths,
       )
 
     return jax.jit(sample)
@@ -90,19 +96,21 @@ class Generator:
     Short prompts come first. Samples of one prompt lie in adjacent rows; rows
     that only fill the last batch are cut off.
     """
-    for width, positions in self._buckets(prompts):
-      for start in range(0, len(positions), self.batch_size):
-        part = positions[start : start + self.batch_size]
-        rows, _ = packing.pad_prompts([prompts[i] for i in part], length=width)
-        pad = self.batch_size - len(part)
-        filled = Prompts(
-          tokens=np.pad(rows.tokens, [(0, pad), (0, 0)]),
-          lengths=np.pad(rows.lengths, (0, pad), constant_values=1),
-          ids=np.pad(np.array(part, np.int32), (0, pad)),
-        )
-        out = self._sample(params, sharding.place(self.mesh, filled), key)
-        kept = len(part) * self.num_samples
-        yield part, jax.tree.map(lambda x, n=kept: x[:n], jax.device_get(out))
+    order = self._by_length(prompts)
+    for start in range(0, len(order), self.batch_size):
+      part = order[start : start + self.batch_size]
+      longest = len(prompts[part[-1]])
+      width = next(w for w in self.widths if longest <= w)
+      rows, _ = packing.pad_prompts([prompts[i] for i in part], length=width)
+      pad = self.batch_size - len(part)
+      filled = Prompts(
+        tokens=np.pad(rows.tokens, [(0, pad), (0, 0)]),
+        lengths=np.pad(rows.lengths, (0, pad)),  # no tokens, no reply
+        ids=np.pad(np.array(part, np.int32), (0, pad)),
+      )
+      out = self._sample(params, sharding.place(self.mesh, filled), key)
+      kept = len(part) * self.num_samples
+      yield part, jax.tree.map(lambda x, n=kept: x[:n], jax.device_get(out))
 
   def __call__(
     self, params: Params, prompts: Sequence[Sequence[int]], key: Array
@@ -124,16 +132,11 @@ class Generator:
         )
     return out
 
-  def _buckets(
-    self, prompts: Sequence[Sequence[int]]
-  ) -> list[tuple[int, list[int]]]:
-    """Positions of the prompts by width, in order; empty widths left out."""
-    found: dict[int, list[int]] = {width: [] for width in self.widths}
+  def _by_length(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Positions of the prompts, short ones first."""
     for i, prompt in enumerate(prompts):
-      width = next((w for w in self.widths if len(prompt) <= w), None)
-      if width is None or not prompt:
+      if not 0 < len(prompt) <= self.widths[-1]:
         raise InputError(
           f'prompt {i} has {len(prompt)} tokens: want 1 to {self.widths[-1]}'
         )
-      found[width].append(i)
-    return [(width, where) for width, where in found.items() if where]
+    return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -10,6 +10,7 @@ from hh_jax import model as model_lib
 from hh_jax import sampling
 from hh_jax.data import packing
 from hh_jax.rl import policy
+from hh_jax.sampling import decode
 
 VOCAB, STOP, EOC = 24, 5, 4
 PROMPTS = [[2, 9, 8, 7], [2, 11], [2, 9, 9, 9, 9, 9]]
@@ -201,7 +202,10 @@ def test_entropy_terms_of_banned_tokens_are_zero_not_nan():
 
 
 def sampled(network, ids, **settings):
-  prompts = prompts_of(ids)
+  return sampled_of(network, prompts_of(ids), **settings)
+
+
+def sampled_of(network, prompts, **settings):
   out = jax.jit(
     lambda params, prompts: sampling.sample(
       network[0],
@@ -217,36 +221,62 @@ def sampled(network, ids, **settings):
   return jax.device_get(out)
 
 
-@pytest.mark.parametrize('slots', [1, 3, 8, 23])
-def test_few_slots_give_the_same_replies(network, samples, slots):
+@pytest.mark.parametrize(
+  ('slots', 'widths'), [(1, ()), (3, (4,)), (8, (2, 4)), (23, (3, 5, 6, 99))]
+)
+def test_few_slots_give_the_same_replies(network, samples, slots, widths):
   """Rows that end give way to waiting prompts, in the midst of the others."""
-  out = sampled(network, PROMPTS * 8, slots=slots)
+  out = sampled(network, PROMPTS * 8, slots=slots, widths=widths)
   np.testing.assert_array_equal(out.tokens, samples.tokens)
   np.testing.assert_array_equal(out.reply_lengths, samples.reply_lengths)
   np.testing.assert_array_equal(out.is_stopped, samples.is_stopped)
   np.testing.assert_allclose(out.logprobs, samples.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize('slots', [0, 8])
-def test_samples_of_a_prompt_share_its_prefill(network, slots):
-  """As if each had been asked for by itself, under its own id."""
-  out = sampled(network, PROMPTS, num_samples=2, slots=slots)
-  alone = draw(
+@pytest.fixture(scope='module')
+def eighteen(network):
+  return draw(
     *network,
-    prompts_of([p for p in PROMPTS for _ in range(2)]),
+    prompts_of([p for p in PROMPTS for _ in range(6)]),
     jax.random.key(7),
-    jnp.arange(6),
+    jnp.arange(18),
     max_reply=8,
   )
-  np.testing.assert_array_equal(out.tokens, alone.tokens)
-  np.testing.assert_allclose(out.logprobs, alone.logprobs, atol=1e-5)
-  pairs = out.tokens.reshape(3, 2, -1)
-  assert (pairs[:, 0] != pairs[:, 1]).any()
 
 
-def test_a_quarter_of_the_slots_must_hold_whole_prompts(network):
-  with pytest.raises(ValueError, match='slots 5: a quarter of them'):
-    sampled(network, PROMPTS * 4, num_samples=2, slots=5)
+@pytest.mark.parametrize('slots', [0, 2, 8, 17])
+def test_samples_of_a_prompt_share_its_prefill(network, eighteen, slots):
+  """As if each had been asked for by itself, under its own id.
+
+  A refill is of 1, 2 or 3 samples of a prompt here (at most 4 slots)."""
+  out = sampled(network, PROMPTS, num_samples=6, slots=slots, widths=(4,))
+  np.testing.assert_array_equal(out.tokens, eighteen.tokens)
+  np.testing.assert_allclose(out.logprobs, eighteen.logprobs, atol=1e-5)
+  per_prompt = out.tokens.reshape(3, 6, -1)
+  assert (per_prompt[:, 0] != per_prompt[:, 1]).any()
+
+
+@pytest.mark.parametrize('slots', [0, 4])
+def test_rows_without_a_prompt_get_no_reply(network, samples, slots):
+  prompts = prompts_of([*PROMPTS, [0], *PROMPTS, [0]])
+  is_real = np.array(prompts.ids) % 4 != 3
+  prompts = prompts.replace(
+    lengths=jnp.where(is_real, prompts.lengths, 0),
+    ids=jnp.cumsum(is_real) - 1,
+  )
+  out = sampled_of(network, prompts, slots=slots)
+  np.testing.assert_array_equal(out.tokens[is_real], samples.tokens[:6])
+  assert (out.reply_lengths[~is_real] == 0).all()
+  assert (
+    not out.reply_mask[~is_real].any() and not out.is_stopped[~is_real].any()
+  )
+
+
+def test_how_many_slots_are_refilled_at_once():
+  """All samples of some prompts, or an equal part of those of one."""
+  cases = [(1, 1), (16, 1), (16, 2), (16, 3), (16, 6), (16, 64), (64, 6)]
+  got = [decode._at_once(slots, n) for slots, n in cases]
+  assert got == [1, 4, 4, 3, 3, 4, 12]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
+from hh_jax import generation, sampling, sharding
 from hh_jax import metrics as metrics_lib
-from hh_jax import sampling, sharding
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader, sources
@@ -55,6 +55,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_seed(config.seed)
   common.check_range(config, 'num_samples', 2)
   common.check_range(config, 'no_stop_penalty', 0)
+  common.check_range(config, 'slots', 0)
   common.check_batch(config, common.make_mesh(config.mesh))
   if config.num_prompts != 0:  # 0: all
     common.check_range(config, 'num_prompts', 2)
@@ -92,23 +93,24 @@ class Sampler:
   ) -> tuple[Values, list[str]]:
     """Values, and the replies in the order of prompts, then samples."""
     n = self.num_samples
-    numbers = prompts.ids[:, None] * n + np.arange(n)
-    rows = {
-      'prompts': jax.tree.map(lambda x: np.repeat(x, n, axis=0), prompts),
-      'row_ids': numbers.astype(np.int32).reshape(-1),
-    }
+    shared = generation.shared_samples(n, self.batch_size, self.mesh)
+    numbers = prompts.ids[:, None] * (n // shared) + np.arange(n // shared)
+    rows = jax.tree.map(lambda x: np.repeat(x, n // shared, axis=0), prompts)
+    rows = (rows, numbers.astype(np.int32).reshape(-1))
     parts, replies = [], []
-    for batch in loader.eval_batches(rows, batch_size=self.batch_size):
-      filled = batch['prompts']  # rows that only fill the batch have no token
-      filled = filled.replace(lengths=np.maximum(filled.lengths, 1))
-      placed = sharding.place(self.mesh, (filled, batch['row_ids']))
+    for batch in loader.eval_batches(
+      rows, batch_size=self.batch_size // shared
+    ):
+      batch, row_ids = sharding.place(self.mesh, batch)
       samples, values = jax.device_get(
-        self.draw(policy, judges, placed[0], self.key, placed[1])
+        self.draw(
+          *(policy, judges, batch, self.key, row_ids), num_samples=shared
+        )
       )
       lengths, stops = samples.reply_lengths, samples.is_stopped
       parts.append(values | {'length': lengths, 'stop_rate': stops})
       replies += map(self.tokenizer.decode, sampling.reply_tokens(samples))
-    total = numbers.size
+    total = loader.num_rows(prompts) * n
     return {
       name: np.concatenate([part[name] for part in parts])[:total]
       .astype(np.float64)
@@ -117,21 +119,26 @@ class Sampler:
     }, replies[:total]
 
 
-def make_draw(nets: rollout.Networks):
-  """The jitted draw(policy, judges, prompts, key, row_ids).
+def make_draw(nets: rollout.Networks, *, slots: int = 0):
+  """The jitted draw(policy, judges, prompts, key, row_ids, num_samples).
 
-  Returns the samples, and for each of the judges its PM scores [B].
+  Returns num_samples samples a prompt, and for each of the judges its PM
+  scores [B].
   """
 
-  def draw(policy, judges, prompts, key, row_ids):
-    samples = rollout.draw(nets, policy, prompts, key, row_ids)
+  def draw(policy, judges, prompts, key, row_ids, num_samples):
+    samples = rollout.draw(
+      *(nets, policy, prompts, key, row_ids),
+      num_samples=num_samples,
+      slots=slots,
+    )
     scores = {
       name: rollout.judge(nets, params, samples)
       for name, params in judges.items()
     }
     return samples, scores
 
-  return jax.jit(draw)
+  return jax.jit(draw, static_argnames='num_samples')
 
 
 def load_judges(
@@ -289,7 +296,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   prompts = source.prompts(config.split)
   rows, dropped = read_rows(config, prompts, tokenizer)
   sampler = Sampler(
-    draw=make_draw(nets),
+    draw=make_draw(nets, slots=config.slots),
     tokenizer=tokenizer,
     mesh=mesh,
     key=common.stream(config.seed, common.SAMPLE),

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from hh_jax import sampling, sharding
+from hh_jax import generation, sampling, sharding
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader, sources
@@ -51,17 +51,19 @@ class Evaluator:
   ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Values by name, each [prompts, samples], and the replies in row order."""
     n = self.num_samples
-    rows = jax.tree.map(lambda x: np.repeat(x, n, axis=0), self.rows)
-    total = loader.num_rows(rows)
+    total = loader.num_rows(self.rows) * n
+    shared = generation.shared_samples(n, self.batch_size, self.mesh)
+    rows = jax.tree.map(lambda x: np.repeat(x, n // shared, axis=0), self.rows)
+    batch_rows = self.batch_size // shared
     parts, replies = [], []
-    batches = loader.eval_batches(rows, batch_size=self.batch_size)
+    batches = loader.eval_batches(rows, batch_size=batch_rows)
     for i, batch in enumerate(batches):
-      first = i * self.batch_size
-      batch = dataclasses.replace(batch, lengths=np.maximum(batch.lengths, 1))
-      row_ids = np.arange(first, first + self.batch_size)
+      row_ids = np.arange(i * batch_rows, (i + 1) * batch_rows)
       placed, row_ids = sharding.place(self.mesh, (batch, row_ids))
       samples, values = jax.device_get(
-        self.evaluate(policy, frozen, placed, self.key, row_ids)
+        self.evaluate(
+          *(policy, frozen, placed, self.key, row_ids), num_samples=shared
+        )
       )
       parts.append(
         values
@@ -74,7 +76,7 @@ class Evaluator:
     }
     replies = replies[:total]
     if self.gold_score is not None:
-      texts = [self.prompts[i].text for i in rows.ids]
+      texts = [self.prompts[i].text for i in np.repeat(self.rows.ids, n)]
       values['gold_score'] = self.gold_score(texts, replies)
     return {
       name: x.astype(np.float64).reshape(-1, n) for name, x in values.items()

@@ -77,7 +77,7 @@ def make_phases(
   )
   jitted = {
     'sample': rollout_lib.make_sample(
-      nets, num_samples=config.samples_per_prompt
+      nets, num_samples=config.samples_per_prompt, slots=config.slots
     ),
     'score': rollout_lib.make_score(nets, how),
     'update': rollout_lib.make_update(

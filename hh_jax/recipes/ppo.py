@@ -61,7 +61,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   for name in (
     'kl_coef', 'kl_target', 'no_stop_penalty', 'value_coef', 'value_clip',
-    'entropy_coef', 'ptx_coef', 'ptx_rows', 'halve_every',
+    'entropy_coef', 'ptx_coef', 'ptx_rows', 'halve_every', 'slots',
   ):  # fmt: skip
     common.check_range(config, name, 0)
   for name in ('gamma', 'lam'):

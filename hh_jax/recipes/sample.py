@@ -130,7 +130,7 @@ def load_policy(
       distribution=distribution,
       max_reply=config.max_reply,
       batch_size=min(config.batch_size, -(-num_prompts // fsdp) * fsdp),
-      widths=generation.default_widths(config.max_prompt),
+      widths=sampling.default_widths(config.max_prompt),
       mesh=mesh,
       num_samples=config.num_samples,
     ),

@@ -73,7 +73,9 @@ def draw(
   prompts: Prompts,
   key: Array,
   row_ids: Array,
+  *,
   num_samples: int = 1,
+  slots: int = 0,
 ) -> Samples:
   """Replies of the policy to every prompt; see sampling.sample."""
   return sampling.sample(
@@ -85,6 +87,7 @@ def draw(
     max_reply=nets.max_reply,
     row_ids=row_ids,
     num_samples=num_samples,
+    slots=slots,
   )
 
 
@@ -114,16 +117,21 @@ def compare(
 
 
 def make_sample(
-  nets: Networks, *, num_samples: int
+  nets: Networks, *, num_samples: int, slots: int = 0
 ) -> Callable[[Params, Prompts, Array], Samples]:
   """The jitted sample(policy, prompts, key): num_samples replies a prompt.
 
-  The replies of one prompt lie in adjacent rows.
+  The replies of one prompt lie in adjacent rows; `slots` of them decode at a
+  time, 0: all.
   """
 
   def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
     row_ids = jnp.arange(prompts.tokens.shape[0])
-    return draw(nets, policy, prompts, key, row_ids, num_samples)
+    return draw(
+      *(nets, policy, prompts, key, row_ids),
+      num_samples=num_samples,
+      slots=slots,
+    )
 
   return jax.jit(sample)
 
@@ -270,14 +278,15 @@ def make_update(
 def make_evaluate(
   nets: Networks, pm_names: tuple[str, ...]
 ) -> Callable[..., tuple[Samples, dict[str, Array]]]:
-  """The jitted evaluate(policy, frozen, prompts, key, row_ids).
+  """The jitted evaluate(policy, frozen, prompts, key, row_ids, num_samples=1).
 
-  Returns the samples and, each [B]: the exact KL to the reference and its
-  estimates (nats a reply), and the raw score of every PM named.
+  Returns num_samples samples a prompt and, each [B]: the exact KL to the
+  reference and its estimates (nats a reply), and the raw score of every PM
+  named.
   """
 
-  def evaluate(policy, frozen, prompts, key, row_ids):
-    samples = draw(nets, policy, prompts, key, row_ids)
+  def evaluate(policy, frozen, prompts, key, row_ids, num_samples=1):
+    samples = draw(nets, policy, prompts, key, row_ids, num_samples=num_samples)
     seen = compare(nets, policy, frozen['reference'], samples)
     mask = samples.reply_mask
     log_ratio = (seen['logprobs'] - seen['ref_logprobs']) * mask
@@ -291,4 +300,4 @@ def make_evaluate(
       **scores,
     }
 
-  return jax.jit(evaluate)
+  return jax.jit(evaluate, static_argnames='num_samples')

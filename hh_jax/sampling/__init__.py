@@ -11,6 +11,7 @@ from hh_jax.sampling.distribution import (
 )  # fmt: skip
 from hh_jax.sampling.rows import (
   column_positions,
+  default_widths,
   end_scores,
   reply_hidden,
   reply_tokens,
@@ -23,6 +24,7 @@ __all__ = [
   'SamplingDistribution',
   'column_positions',
   'cut_at_markers',
+  'default_widths',
   'end_scores',
   'reply_distribution',
   'reply_hidden',

@@ -5,11 +5,15 @@ of the cache are a ring that all slots share: in a step every slot writes the
 same column, and a mask says which columns are of its present reply. So a slot
 can begin its next reply at any step, at fixed shapes.
 
+Waiting prompts come in the order of their lengths: the columns for prompts grow
+with them (`widths`), and the slots become fewer when no reply waits.
+
 Axis letters: N replies, B slots, A slots that are refilled at once, P prompt,
 R reply, S = P + R, V vocab.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -19,6 +23,15 @@ from hh_jax.model import KVCache, Transformer
 from hh_jax.sampling import rows
 from hh_jax.sampling.distribution import SamplingDistribution
 from hh_jax.types import Array, Params, Prompts, Samples
+
+
+@flax.struct.dataclass
+class _Read:
+  """Prompts that were read, a row each."""
+
+  logits: Array  # float32 [., V], of the first token of a reply
+  lengths: Array  # int32 [.]
+  cache: KVCache  # of P columns
 
 
 @flax.struct.dataclass
@@ -33,6 +46,7 @@ class _Slots:
   token: Array  # int32 [B], the last one
   is_done: Array  # bool [B]
   next_reply: Array  # int32 [], the first one that no slot has begun
+  read: Any  # _Read of a prompt some of whose samples wait, or None
   tokens: Array  # int32 [N, R]
   logprobs: Array  # float32 [N, R]
   lengths: Array  # int32 [N]
@@ -45,11 +59,13 @@ class _Task(NamedTuple):
   model: Transformer
   params: Params
   decode_params: Params  # the same, as model.by_layer lays them out
-  prompts: Prompts  # [N / num_samples, P]
+  prompts: Prompts  # [N / num_samples, ...]
   keys: Array  # [N]
+  count: Array  # int32 [], replies to draw: the first ones
   distribution: SamplingDistribution
   num_samples: int
   at_once: int  # A
+  width: int  # P
   max_reply: int
 
   @property
@@ -57,13 +73,18 @@ class _Task(NamedTuple):
     return self.keys.shape[0]
 
   @property
-  def width(self) -> int:
-    return self.prompts.tokens.shape[1]
+  def read_at_once(self) -> int:
+    """Prompts of the A replies."""
+    return max(self.at_once // self.num_samples, 1)
 
 
 def _empty(task: _Task, slots: int) -> _Slots:
   n, total = task.num_replies, task.width + task.max_reply
   zeros = jnp.zeros(slots, jnp.int32)
+  read = None
+  if task.num_samples > task.at_once:
+    shapes = jax.eval_shape(lambda: _prefill(task, jnp.int32(0)))
+    read = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   return _Slots(
     cache=task.model.empty_cache(slots, total),
     ring=jnp.int32(0),
@@ -73,6 +94,7 @@ def _empty(task: _Task, slots: int) -> _Slots:
     token=zeros,
     is_done=jnp.ones(slots, bool),
     next_reply=jnp.int32(0),
+    read=read,
     tokens=jnp.zeros((n, task.max_reply), jnp.int32),
     logprobs=jnp.zeros((n, task.max_reply), jnp.float32),
     lengths=jnp.zeros(n, jnp.int32),
@@ -112,55 +134,61 @@ def _row_axis(x: Array) -> int:
   return x.ndim - 4
 
 
-def _prefill(task: _Task, prompts: Prompts) -> tuple[Array, KVCache]:
-  """Logits of the first token and the prompts' columns; a sample a row."""
-  positions, _ = rows.column_positions(prompts.lengths, task.width, task.width)
-  mask = rows.row_mask(prompts.lengths, task.width, task.width)
+def _prefill(task: _Task, first: Array) -> _Read:
+  """Reads the prompts whose replies begin next, from prompt `first` on."""
+  last = task.prompts.tokens.shape[0] - 1
+  index = jnp.minimum(first + jnp.arange(task.read_at_once), last)
+  prompts = jax.tree.map(lambda x: x[index], task.prompts)
+  width = task.width
+  positions, _ = rows.column_positions(prompts.lengths, width, width)
+  mask = rows.row_mask(prompts.lengths, width, width)
   hidden, cache = task.model.prefill(
-    task.params, prompts.tokens, positions, mask, length=task.width
+    *(task.params, prompts.tokens[:, -width:], positions, mask), length=width
   )
   logits = task.model.logits(task.params, hidden)
-  n = task.num_samples
-  return (
-    jnp.repeat(logits, n, axis=0),
-    jax.tree.map(lambda x: jnp.repeat(x, n, axis=_row_axis(x)), cache),
+  return _Read(logits, prompts.lengths, cache)
+
+
+def _read(task: _Task, state: _Slots) -> _Read:
+  """What the next A replies begin with: read now, or for earlier samples."""
+  first, sample = jnp.divmod(state.next_reply, task.num_samples)
+  if task.num_samples <= task.at_once:
+    return _prefill(task, first)
+  return jax.lax.cond(
+    sample == 0, lambda: _prefill(task, first), lambda: state.read
   )
 
 
 def _refill(task: _Task, state: _Slots) -> _Slots:
   """A slots that are done begin the next A replies."""
-  n, a, width = task.num_replies, task.at_once, task.width
+  a, width = task.at_once, task.width
   where = jnp.argsort(~state.is_done, stable=True)[:a]
   reply = state.next_reply + jnp.arange(a)
-  index = state.next_reply // task.num_samples + jnp.arange(
-    a // task.num_samples
-  )
-  last = task.prompts.tokens.shape[0] - 1
-  prompts = jax.tree.map(lambda x: x[jnp.minimum(index, last)], task.prompts)
-  logits, new = _prefill(task, prompts)
+  read = _read(task, state)
+  copies = a // task.read_at_once
 
   def write(i: Array, cache: KVCache) -> KVCache:
     def of(x: Array, y: Array) -> Array:
       axis = _row_axis(x)
-      row = jax.lax.dynamic_slice_in_dim(y, i, 1, axis=axis)
+      row = jax.lax.dynamic_slice_in_dim(y, i // copies, 1, axis=axis)
       start = [where[i] if j == axis else 0 for j in range(x.ndim)]
       return jax.lax.dynamic_update_slice(x, row, start)
 
-    return jax.tree.map(of, cache, new)
+    return jax.tree.map(of, cache, read.cache)
 
-  _, is_real = rows.column_positions(
-    jnp.repeat(prompts.lengths, task.num_samples), width, state.seen.shape[1]
-  )
+  lengths = jnp.repeat(read.lengths, copies)
+  _, is_real = rows.column_positions(lengths, width, state.seen.shape[1])
   in_prompt = is_real & (jnp.arange(state.seen.shape[1]) < width)[None]
   state = state.replace(
     cache=jax.lax.fori_loop(0, a, write, state.cache),
     seen=state.seen.at[where].set(in_prompt),
     reply=state.reply.at[where].set(reply),
     drawn=state.drawn.at[where].set(0),
-    is_done=state.is_done.at[where].set(reply >= n),
-    next_reply=jnp.minimum(state.next_reply + a, n),
+    is_done=state.is_done.at[where].set((reply >= task.count) | (lengths == 0)),
+    next_reply=jnp.minimum(state.next_reply + a, task.count),
+    read=read if task.num_samples > a else None,
   )
-  return _draw(task, state, where, logits)
+  return _draw(task, state, where, jnp.repeat(read.logits, copies, axis=0))
 
 
 def _step(task: _Task, state: _Slots) -> _Slots:
@@ -186,34 +214,128 @@ def _step(task: _Task, state: _Slots) -> _Slots:
   return _draw(task, state, jnp.arange(lengths.shape[0]), logits)
 
 
-def _run(task: _Task, slots: int) -> _Slots:
-  """All replies, in `slots` slots."""
-  n = task.num_replies
+def _widen(state: _Slots, by: int) -> _Slots:
+  """`by` more columns for prompts, on the left."""
 
-  def waits(state: _Slots) -> Array:
-    return state.next_reply < n
+  def left(x: Array, axis: int) -> Array:
+    return jnp.pad(x, [(by if i == axis else 0, 0) for i in range(x.ndim)])
+
+  def widen(cache: KVCache) -> KVCache:
+    return KVCache(
+      jax.tree.map(lambda x: left(x, x.ndim - 1), cache.keys),
+      jax.tree.map(lambda x: left(x, x.ndim - 2), cache.values),
+    )
+
+  read = state.read
+  return state.replace(
+    cache=widen(state.cache),
+    seen=left(state.seen, 1),
+    read=read and read.replace(cache=widen(read.cache)),
+  )
+
+
+def _narrow(state: _Slots, slots: int) -> _Slots:
+  """Only so many slots: those that are not done first."""
+  kept = jnp.argsort(state.is_done, stable=True)[:slots]
+  return state.replace(
+    cache=jax.tree.map(
+      lambda x: jnp.take(x, kept, axis=_row_axis(x)), state.cache
+    ),
+    **{
+      name: getattr(state, name)[kept]
+      for name in ('seen', 'reply', 'drawn', 'token', 'is_done')
+    },
+  )
+
+
+def _begin(task: _Task, state: _Slots) -> _Slots:
+  """Until every reply to a prompt of up to task.width tokens has begun."""
+  ends = jnp.repeat(task.prompts.lengths, task.num_samples)
+
+  def fits(state: _Slots) -> Array:
+    # the longest of the next A: they are sorted
+    last = jnp.minimum(state.next_reply + task.at_once, task.count) - 1
+    return (state.next_reply < task.count) & (ends[last] <= task.width)
 
   def can_refill(state: _Slots) -> Array:
-    return waits(state) & (state.is_done.sum() >= task.at_once)
+    return fits(state) & (state.is_done.sum() >= task.at_once)
 
   def body(state: _Slots) -> _Slots:
-    state = _step(task, state)
-    if slots == n:  # all have begun
-      return state
-    return jax.lax.while_loop(can_refill, refill, state)
+    state = jax.lax.while_loop(can_refill, lambda s: _refill(task, s), state)
+    return _step(task, state)
 
-  def refill(state: _Slots) -> _Slots:
-    return _refill(task, state)
+  return jax.lax.while_loop(fits, body, state)
 
-  def go_on(state: _Slots) -> Array:
-    return waits(state) | ~state.is_done.all()
 
+def _finish(task: _Task, state: _Slots) -> _Slots:
+  """Until all are done; in fewer slots as soon as half of them are."""
+  slots = state.is_done.shape[0]
+  sizes = [slots]
+  # on several devices the slots of each would have to travel
+  while sizes[-1] >= 8 and len(sizes) < 4 and jax.device_count() == 1:
+    sizes.append(sizes[-1] // 2)
+  for size, smaller in zip(sizes, [*sizes[1:], 0], strict=True):
+    state = jax.lax.while_loop(
+      lambda s, n=smaller: (~s.is_done).sum() > n,
+      lambda s: _step(task, s),
+      _narrow(state, size) if size < slots else state,
+    )
+  return state
+
+
+def _run(task: _Task, slots: int, widths: Sequence[int]) -> _Slots:
+  """All replies, in `slots` slots."""
+  if slots == task.num_replies:  # all at once
+    return _finish(task, _refill(task, _empty(task, slots)))
+  task = task._replace(width=widths[0])
   state = _empty(task, slots)
-  if slots == n:
-    state = refill(state)
-  else:
-    state = jax.lax.while_loop(can_refill, refill, state)
-  return jax.lax.while_loop(go_on, body, state)
+  for width in widths:
+    state = _widen(state, width - task.width)
+    task = task._replace(width=width)
+    state = _begin(task, state)
+  return _finish(task, state)
+
+
+def _by_length(prompts: Prompts) -> Array:
+  """The order of the prompts: short ones first, those without tokens last."""
+  lengths = prompts.lengths
+  past = jnp.iinfo(lengths.dtype).max
+  return jnp.argsort(jnp.where(lengths > 0, lengths, past), stable=True)
+
+
+def _at_once(slots: int, num_samples: int) -> int:
+  """Slots that are refilled at once: a quarter, or a few less.
+
+  All samples of some prompts, or an equal part of those of one.
+  """
+  most = max(slots // 4, 1)
+  if num_samples <= most:
+    return most - most % num_samples
+  return max(a for a in range(1, most + 1) if num_samples % a == 0)
+
+
+def _collect(
+  task: _Task, prompts: Prompts, end: _Slots, order: Array | None
+) -> Samples:
+  """Samples in the order of `prompts`; those of the task came in `order`."""
+  replies = (end.tokens, end.logprobs, end.lengths, end.is_stopped)
+  if order is not None:
+    where = jnp.argsort(order)[:, None] * task.num_samples
+    where = (where + jnp.arange(task.num_samples)[None]).reshape(-1)
+    replies = tuple(x[where] for x in replies)
+  tokens, logprobs, lengths, is_stopped = replies
+  prompts = jax.tree.map(
+    lambda x: jnp.repeat(x, task.num_samples, axis=0), prompts
+  )
+  reply_mask = jnp.arange(task.max_reply)[None, :] < lengths[:, None]
+  return Samples(
+    tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
+    prompt_lengths=prompts.lengths,
+    reply_lengths=lengths,
+    reply_mask=reply_mask.astype(jnp.float32),
+    is_stopped=is_stopped,
+    logprobs=logprobs,
+  )
 
 
 def sample(
@@ -227,46 +349,43 @@ def sample(
   row_ids: Array,
   num_samples: int = 1,
   slots: int = 0,
+  widths: Sequence[int] | None = None,
 ) -> Samples:
   """Draws num_samples replies of up to max_reply tokens for every prompt.
 
   A prompt is read once for all its samples, which lie in adjacent rows. The
   loop ends when every reply has drawn a stop token or is full. With slots > 0
-  only so many replies decode at a time; one that ends gives way to the next
-  (a quarter of the slots at once).
+  only so many replies decode at a time, those to short prompts first; one that
+  ends gives way to the next, and a prompt is padded to the first of `widths`
+  that holds it (ascending; default_widths; P is the last one anyhow). A prompt
+  of length 0 gets replies of length 0; with slots it costs nothing.
 
   `row_ids`, of the prompts, name their random streams: the same key and id
   give the same replies in any batch. (With num_samples > 1, reply j of a
   prompt has the stream id * num_samples + j.)
   """
   n = row_ids.shape[0] * num_samples
-  slots = n if not 0 < slots < n else slots
-  at_once = n if slots == n else max(slots // 4, 1)
-  if at_once % num_samples:
-    raise ValueError(
-      f'slots {slots}: a quarter of them is no multiple of num_samples '
-      f'{num_samples}'
-    )
-  ids = row_ids[:, None] * num_samples + jnp.arange(num_samples)[None]
+  is_queue = 0 < slots < n
+  slots = slots if is_queue else n
+  order = jnp.arange(row_ids.shape[0])
+  if is_queue:
+    order = _by_length(prompts)
+  ids = row_ids[order, None] * num_samples + jnp.arange(num_samples)[None]
+  longest = prompts.tokens.shape[1]
   task = _Task(
     model=model,
     params=params,
     decode_params=model.by_layer(params),
-    prompts=prompts,
+    prompts=jax.tree.map(lambda x: x[order], prompts),
     keys=rows.row_keys(key, ids.reshape(-1)),
+    count=(prompts.lengths > 0).sum() * num_samples if is_queue else n,
     distribution=distribution,
     num_samples=num_samples,
-    at_once=at_once,
+    at_once=_at_once(slots, num_samples) if is_queue else n,
+    width=longest,
     max_reply=max_reply,
   )
-  end = _run(task, slots)
-  reply_mask = jnp.arange(max_reply)[None, :] < end.lengths[:, None]
-  prompts = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), prompts)
-  return Samples(
-    tokens=jnp.concatenate([prompts.tokens, end.tokens], axis=1),
-    prompt_lengths=prompts.lengths,
-    reply_lengths=end.lengths,
-    reply_mask=reply_mask.astype(jnp.float32),
-    is_stopped=end.is_stopped,
-    logprobs=end.logprobs,
-  )
+  if widths is None:
+    widths = rows.default_widths(longest)
+  end = _run(task, slots, [*(w for w in widths if w < longest), longest])
+  return _collect(task, prompts, end, order if is_queue else None)

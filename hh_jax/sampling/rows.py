@@ -13,6 +13,15 @@ from hh_jax.model import Transformer
 from hh_jax.types import Array, Params, Samples
 
 
+def default_widths(max_prompt: int) -> tuple[int, ...]:
+  """Powers of two from 32 up, and max_prompt itself."""
+  widths, width = [], 32
+  while width < max_prompt:
+    widths.append(width)
+    width *= 2
+  return (*widths, max_prompt)
+
+
 def column_positions(prompt_lengths: Array, prompt_width: int, total: int):
   """Positions [B, S] and realness [B, S] of left-padded rows.
 
