@@ -45,13 +45,13 @@ def samples(replies, stopped):
 def test_a_cut_reply_is_as_if_nothing_had_followed():
   # 9 is the stop token of both
   drawn = samples([[1, 2, 2, 3, 4, 9], [1, 5, 9]], [True, True])
-  got, share = turns.cut_at_markers(drawn, decode)
+  got, is_cut = turns.cut_at_markers(drawn, decode)
   wanted = samples([[1], [1, 5, 9]], [False, True])
   chex.assert_trees_all_equal(got, wanted)
-  assert share == 0.5
+  assert is_cut.tolist() == [True, False]
 
 
 def test_replies_of_one_turn_are_left_alone():
   drawn = samples([[1, 2, 2, 3], [1, 5, 9]], [False, True])
-  got, share = turns.cut_at_markers(drawn, decode)
-  assert got is drawn and share == 0.0
+  got, is_cut = turns.cut_at_markers(drawn, decode)
+  assert got is drawn and not is_cut.any()

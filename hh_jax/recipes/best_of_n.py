@@ -18,7 +18,6 @@ known, for every k up to n. Writes
 """
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import gzip
 import io
 import json
@@ -26,12 +25,9 @@ import pathlib
 import shutil
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from hh_jax import generation, sampling, sharding
 from hh_jax import metrics as metrics_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
@@ -39,14 +35,20 @@ from hh_jax.data import loader, sources
 from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.evals import best_of_n, frontier
-from hh_jax.recipes import common, ensembles, policy_networks, policy_prompts
+from hh_jax.recipes import (
+  common,
+  ensembles,
+  policy_networks,
+  policy_prompts,
+  policy_samples,
+)  # fmt: skip
+from hh_jax.recipes.policy_samples import Values
 from hh_jax.rl import rollout
-from hh_jax.types import Params, Prompts
+from hh_jax.types import Prompts
 
 KINDS = ('pretrain', 'distill', 'sft', 'ppo')
 SPLITS = ('train', 'test')
 COUNTS = ('max_prompt', 'max_reply', 'head_chunk', 'chunk_prompts')
-Values = dict[str, np.ndarray]  # by name, [prompts, samples]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -71,91 +73,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'config.temperature {config.temperature} is not positive')
   ensembles.check(config)
   ensembles.check_apart(config)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-  """Draws and judges num_samples replies to every prompt, a batch at a time.
-
-  A reply depends on the seed, its prompt's number in the source and its own
-  number alone, so neither batches nor chunks change it.
-  """
-
-  draw: Any  # jitted, of make_draw
-  tokenizer: tokenizer_lib.Tokenizer
-  mesh: Mesh
-  key: jax.Array
-  batch_size: int
-  num_samples: int
-
-  def __call__(
-    self, policy: Params, judges: Params, prompts: Prompts
-  ) -> tuple[Values, list[str]]:
-    """Values, and the replies in the order of prompts, then samples."""
-    n = self.num_samples
-    shared = generation.shared_samples(n, self.batch_size, self.mesh)
-    numbers = prompts.ids[:, None] * (n // shared) + np.arange(n // shared)
-    rows = jax.tree.map(lambda x: np.repeat(x, n // shared, axis=0), prompts)
-    rows = (rows, numbers.astype(np.int32).reshape(-1))
-    parts, replies = [], []
-    for batch in loader.eval_batches(
-      rows, batch_size=self.batch_size // shared
-    ):
-      batch, row_ids = sharding.place(self.mesh, batch)
-      samples, values = jax.device_get(
-        self.draw(
-          *(policy, judges, batch, self.key, row_ids), num_samples=shared
-        )
-      )
-      lengths, stops = samples.reply_lengths, samples.is_stopped
-      parts.append(values | {'length': lengths, 'stop_rate': stops})
-      replies += map(self.tokenizer.decode, sampling.reply_tokens(samples))
-    total = loader.num_rows(prompts) * n
-    return {
-      name: np.concatenate([part[name] for part in parts])[:total]
-      .astype(np.float64)
-      .reshape(-1, n)
-      for name in parts[0]
-    }, replies[:total]
-
-
-def make_draw(nets: rollout.Networks, *, slots: int = 0):
-  """The jitted draw(policy, judges, prompts, key, row_ids, num_samples).
-
-  Returns num_samples samples a prompt, and for each of the judges its PM
-  scores [B].
-  """
-
-  def draw(policy, judges, prompts, key, row_ids, num_samples):
-    samples = rollout.draw(
-      *(nets, policy, prompts, key, row_ids),
-      num_samples=num_samples,
-      slots=slots,
-    )
-    scores = {
-      name: rollout.judge(nets, params, samples)
-      for name, params in judges.items()
-    }
-    return samples, scores
-
-  return jax.jit(draw, static_argnames='num_samples')
-
-
-def load_judges(
-  config: ml_collections.ConfigDict,
-  nets: rollout.Networks,
-  mesh: Mesh,
-  fingerprint: str,
-) -> dict[str, Params]:
-  """'pm_score' (a tuple: an ensemble) and, if named, 'heldout_pm_score'."""
-  judges = {
-    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint)
-  }
-  if config.heldout_pm:
-    judges['heldout_pm_score'] = common.load_params(
-      config, 'heldout_pm', nets.pm, mesh, fingerprint=fingerprint
-    )
-  return judges
 
 
 def chunks(
@@ -291,13 +208,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     fingerprint=tokenizer.fingerprint,
     kinds=KINDS,
   )
-  judges = load_judges(config, nets, mesh, tokenizer.fingerprint)
+  judges = policy_networks.load_judges(
+    config, nets, mesh, tokenizer.fingerprint
+  )
   source = common.load_source(config.data)
   prompts = source.prompts(config.split)
   rows, dropped = read_rows(config, prompts, tokenizer)
-  sampler = Sampler(
-    draw=make_draw(nets, slots=config.slots),
-    tokenizer=tokenizer,
+  sampler = policy_samples.Sampler(
+    draw=rollout.make_draw(nets, slots=config.slots),
+    judge=rollout.make_judge(nets),
+    decode=tokenizer.decode,
     mesh=mesh,
     key=common.stream(config.seed, common.SAMPLE),
     batch_size=config.batch_size,
@@ -305,7 +225,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   )
   parts = chunks(
     *(config, folder, rows, prompts, source.gold_score),
-    lambda part: sampler(policy, judges, part),
+    lambda part: sampler(policy, judges, part, part.ids),
   )
   values = write(config, folder, rows, prompts, parts)
   summary = summarise(values, config.ks) | {

@@ -8,16 +8,13 @@ import json
 import pathlib
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
 import numpy as np
 
-from hh_jax import generation, sampling, sharding
-from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader, sources
 from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
+from hh_jax.recipes import policy_samples
 from hh_jax.rl import controls
 from hh_jax.types import Params, Prompts
 
@@ -36,57 +33,29 @@ class Evaluator:
   paired by prompt.
   """
 
-  evaluate: Any  # of rl.rollout.make_evaluate
+  sampler: policy_samples.Sampler
   rows: Prompts
   prompts: Sequence[Prompt]
-  tokenizer: tokenizer_lib.Tokenizer
   gold_score: sources.GoldFn | None
-  mesh: Mesh
-  key: jax.Array
-  batch_size: int
-  num_samples: int
 
   def __call__(
     self, policy: Params, frozen: Params
-  ) -> tuple[dict[str, np.ndarray], list[str]]:
+  ) -> tuple[policy_samples.Values, list[str]]:
     """Values by name, each [prompts, samples], and the replies in row order."""
-    n = self.num_samples
-    total = loader.num_rows(self.rows) * n
-    shared = generation.shared_samples(n, self.batch_size, self.mesh)
-    rows = jax.tree.map(lambda x: np.repeat(x, n // shared, axis=0), self.rows)
-    batch_rows = self.batch_size // shared
-    parts, replies = [], []
-    batches = loader.eval_batches(rows, batch_size=batch_rows)
-    for i, batch in enumerate(batches):
-      row_ids = np.arange(i * batch_rows, (i + 1) * batch_rows)
-      placed, row_ids = sharding.place(self.mesh, (batch, row_ids))
-      samples, values = jax.device_get(
-        self.evaluate(
-          *(policy, frozen, placed, self.key, row_ids), num_samples=shared
-        )
-      )
-      parts.append(
-        values
-        | {'length': samples.reply_lengths, 'stop_rate': samples.is_stopped}
-      )
-      replies += map(self.tokenizer.decode, sampling.reply_tokens(samples))
-    values = {
-      name: np.concatenate([part[name] for part in parts])[:total]
-      for name in parts[0]
-    }
-    replies = replies[:total]
+    numbers = np.arange(loader.num_rows(self.rows))
+    values, replies = self.sampler(policy, frozen, self.rows, numbers)
     if self.gold_score is not None:
+      n = self.sampler.num_samples
       texts = [self.prompts[i].text for i in np.repeat(self.rows.ids, n)]
-      values['gold_score'] = self.gold_score(texts, replies)
-    return {
-      name: x.astype(np.float64).reshape(-1, n) for name, x in values.items()
-    }, replies
+      gold = self.gold_score(texts, replies)
+      values['gold_score'] = gold.astype(np.float64).reshape(-1, n)
+    return values, replies
 
   def samples(
     self, step: int, values: dict[str, np.ndarray], replies: list[str]
   ) -> list[dict[str, Any]]:
     """The first reply to every prompt, without the text of sensitive ones."""
-    out = []
+    out, n = [], self.sampler.num_samples
     for row, i in enumerate(self.rows.ids):
       prompt = self.prompts[i]
       sample = {
@@ -94,7 +63,7 @@ class Evaluator:
         'index': row,
         'shown': not prompt.is_sensitive,
         'prompt': '' if prompt.is_sensitive else prompt.text,
-        'reply': '' if prompt.is_sensitive else replies[row * self.num_samples],
+        'reply': '' if prompt.is_sensitive else replies[row * n],
       }
       for name in ('pm_score', 'gold_score'):
         if name in values:

@@ -50,23 +50,29 @@ def load_frozen(
   mesh: Mesh,
   fingerprint: str,
 ) -> Params:
-  """Parameters that never change: reference, pm and, if named, heldout_pm.
+  """Parameters that never change: 'reference', and those of load_judges."""
+  reference = common.load_params(
+    config, 'init_from', nets.policy, mesh, fingerprint=fingerprint
+  )
+  judges = load_judges(config, nets, mesh, fingerprint)
+  return {'reference': reference} | judges
 
-  'pm_score' is a tuple where config.ensemble has other members.
-  """
 
-  def load(link: str, model) -> Params:
-    return common.load_params(
-      config, link, model, mesh, fingerprint=fingerprint
-    )
-
-  frozen = {
-    'reference': load('init_from', nets.policy),
-    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint),
+def load_judges(
+  config: ml_collections.ConfigDict,
+  nets: rollout_lib.Networks,
+  mesh: Mesh,
+  fingerprint: str,
+) -> dict[str, Params]:
+  """'pm_score' (a tuple: an ensemble) and, if named, 'heldout_pm_score'."""
+  judges = {
+    'pm_score': ensembles.load(config, nets.pm, mesh, fingerprint=fingerprint)
   }
   if config.heldout_pm:
-    frozen['heldout_pm_score'] = load('heldout_pm', nets.pm)
-  return frozen
+    judges['heldout_pm_score'] = common.load_params(
+      config, 'heldout_pm', nets.pm, mesh, fingerprint=fingerprint
+    )
+  return judges
 
 
 def initial_state(

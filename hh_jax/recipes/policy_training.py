@@ -131,8 +131,8 @@ class Loop:
     """Samples replies to the next prompts, and scores them."""
     prompts = sharding.place(self.mesh, next(self.prompts))
     samples = self.phases['sample'](self.state.params['policy'], prompts, key)
-    samples, share = sampling.cut_at_markers(samples, self.decode)
-    if share:
+    samples, is_cut = sampling.cut_at_markers(samples, self.decode)
+    if is_cut.any():
       samples = sharding.place(self.mesh, samples)
     frozen = {
       'reference': self.frozen['reference'],
@@ -141,7 +141,7 @@ class Loop:
     rollout, seen = self.phases['score'](
       self.state.params, frozen, self.controls.arrays(), samples
     )
-    return rollout, jax.device_get(seen) | {'spelt_marker_rate': share}
+    return rollout, jax.device_get(seen) | {'spelt_marker_rate': is_cut.mean()}
 
   def update(self, rollout: Rollout) -> dict[str, Any]:
     """All minibatches of all epochs; their metrics, [E * M] each."""

@@ -18,6 +18,7 @@ from hh_jax.recipes import (
   policy_evaluation,
   policy_networks,
   policy_prompts,
+  policy_samples,
   policy_training,
   pretrain,
 )
@@ -180,17 +181,16 @@ def make_evaluator(
       f'{config.eval_prompts}, {loader.num_rows(rows)} fits config.max_prompt'
     )
   names = tuple(name for name in frozen if name.endswith('pm_score'))
-  return policy_evaluation.Evaluator(
-    evaluate=rollout_lib.make_evaluate(nets, names),
-    rows=rows,
-    prompts=prompts,
-    tokenizer=tokenizer,
-    gold_score=source.gold_score,
+  sampler = policy_samples.Sampler(
+    draw=rollout_lib.make_draw(nets),
+    judge=rollout_lib.make_evaluate(nets, names),
+    decode=tokenizer.decode,
     mesh=mesh,
     key=common.stream(config.seed, common.EVAL),
     batch_size=config.eval_batch_size,
     num_samples=config.eval_samples,
   )
+  return policy_evaluation.Evaluator(sampler, rows, prompts, source.gold_score)
 
 
 def make_text(

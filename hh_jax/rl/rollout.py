@@ -275,23 +275,48 @@ def make_update(
   )
 
 
+def make_draw(
+  nets: Networks, *, slots: int = 0
+) -> Callable[[Params, Prompts, Array, Array, int], Samples]:
+  """The jitted draw(policy, prompts, key, row_ids, num_samples)."""
+
+  def fn(policy, prompts, key, row_ids, num_samples):
+    return draw(
+      *(nets, policy, prompts, key, row_ids),
+      num_samples=num_samples,
+      slots=slots,
+    )
+
+  return jax.jit(fn, static_argnums=4)
+
+
+def make_judge(
+  nets: Networks,
+) -> Callable[[Any, Params, Samples], dict[str, Array]]:
+  """The jitted judge(policy, pms, samples): the raw score of every PM, [B]."""
+
+  def fn(policy: Any, pms: Params, samples: Samples) -> dict[str, Array]:
+    del policy
+    return {name: judge(nets, pm, samples) for name, pm in pms.items()}
+
+  return jax.jit(fn)
+
+
 def make_evaluate(
   nets: Networks, pm_names: tuple[str, ...]
-) -> Callable[..., tuple[Samples, dict[str, Array]]]:
-  """The jitted evaluate(policy, frozen, prompts, key, row_ids, num_samples=1).
+) -> Callable[[Params, Params, Samples], dict[str, Array]]:
+  """The jitted evaluate(policy, frozen, samples), [B] each.
 
-  Returns num_samples samples a prompt and, each [B]: the exact KL to the
-  reference and its estimates (nats a reply), and the raw score of every PM
-  named.
+  The exact KL to the reference and its estimates (nats a reply), and the raw
+  score of every PM named.
   """
 
-  def evaluate(policy, frozen, prompts, key, row_ids, num_samples=1):
-    samples = draw(nets, policy, prompts, key, row_ids, num_samples=num_samples)
+  def evaluate(policy, frozen, samples):
     seen = compare(nets, policy, frozen['reference'], samples)
     mask = samples.reply_mask
     log_ratio = (seen['logprobs'] - seen['ref_logprobs']) * mask
     scores = {name: judge(nets, frozen[name], samples) for name in pm_names}
-    return samples, {
+    return {
       'kl': (seen['kl'] * mask).sum(axis=1),
       **{
         f'kl_{name}': kl.estimate(log_ratio, name).sum(axis=1)
@@ -300,4 +325,4 @@ def make_evaluate(
       **scores,
     }
 
-  return jax.jit(evaluate, static_argnames='num_samples')
+  return jax.jit(evaluate)

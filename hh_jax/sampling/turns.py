@@ -30,17 +30,17 @@ def tokens_of_turn(
 
 def cut_at_markers(
   samples: Samples, decode: Callable[[Sequence[int]], str]
-) -> tuple[Samples, float]:
-  """Samples that end where a next turn begins, and the share that was cut.
+) -> tuple[Samples, np.ndarray]:
+  """Samples that end where a next turn begins, and which were cut, bool [B].
 
   A reply that was cut has not ended by itself. Where none was the samples are
   the ones given; otherwise they are on the host.
   """
   replies = reply_tokens(samples)
   lengths = np.array([tokens_of_turn(ids, decode) for ids in replies])
-  is_cut = lengths < [len(ids) for ids in replies]
+  is_cut = lengths < np.array([len(ids) for ids in replies])
   if not is_cut.any():
-    return samples, 0.0
+    return samples, is_cut
   host = jax.device_get(samples)
   lengths = np.where(is_cut, lengths, host.reply_lengths).astype(np.int32)
   mask = np.arange(host.reply_mask.shape[1])[None] < lengths[:, None]
@@ -54,4 +54,4 @@ def cut_at_markers(
     reply_mask=mask.astype(np.float32),
     is_stopped=host.is_stopped & ~is_cut,
     logprobs=host.logprobs * mask,
-  ), float(is_cut.mean())
+  ), is_cut

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hh_jax.evals import best_of_n as evals
-from hh_jax.recipes import best_of_n
+from hh_jax.recipes import best_of_n, policy_samples
 from tests.recipes import chain as chain_lib
 
 SCORES = ('pm_score', 'heldout_pm_score', 'gold_score')
@@ -100,15 +100,15 @@ def test_a_killed_run_goes_on_after_its_last_chunk(
   test_run, flags, tmp_path, monkeypatch
 ):
   """And ends as the run that nothing interrupted."""
-  calls, sample = [], best_of_n.Sampler.__call__
+  calls, sample = [], policy_samples.Sampler.__call__
 
   def dies(self, *args):
-    calls.append(args[-1].ids.tolist())
+    calls.append(args[-1].tolist())
     if len(calls) == 2:
       raise KeyboardInterrupt
     return sample(self, *args)
 
-  monkeypatch.setattr(best_of_n.Sampler, '__call__', dies)
+  monkeypatch.setattr(policy_samples.Sampler, '__call__', dies)
   command = ('best_of_n', f'--workdir={tmp_path / "run"}', *flags)
   assert chain_lib.run(*command, size='best_of_n').code == 130
   assert len(list((tmp_path / 'run' / 'chunks').iterdir())) == 1
@@ -216,14 +216,14 @@ def test_runs_that_do_not_fit_are_refused(chain, run_stage, tmp_path):
 def test_scores_that_rank_nothing_are_refused(
   run_stage, monkeypatch, score, says
 ):
-  sample = best_of_n.Sampler.__call__
+  sample = policy_samples.Sampler.__call__
 
   def broken(self, *args):
     values, replies = sample(self, *args)
     values['pm_score'][:] = score
     return values, replies
 
-  monkeypatch.setattr(best_of_n.Sampler, '__call__', broken)
+  monkeypatch.setattr(policy_samples.Sampler, '__call__', broken)
   assert says in run_stage('best_of_n').err
 
 
