@@ -111,7 +111,7 @@ def make_prompts(args):
 
 
 def make_loop(args, config):
-  """The recipe's loop, at its start."""
+  """The recipe's loop at its start, and the network."""
   import jax
   import optax
 
@@ -165,45 +165,69 @@ def step_flops(args, network) -> dict[str, float]:
   # the last token drawn is read by no one
   sample = forward(prompt, prompt / 2) + forward(reply - 1, prompt + reply / 2)
   flops = {
-    'sample': sample + head,
+    'generate': sample + head,
     'score': 4 * whole + 2 * head,
     'update': update,
   }
   return {name: args.batch * x for name, x in flops.items()}
 
 
-def measure(args) -> dict:
+def iterate(args, loop):
+  """Seconds of every iteration and of its phases; metrics of each, and last.
+
+  SystemExit where the optimizer took other steps than were asked for.
+  """
   import jax
 
-  config = make_config(args)
-  loop, network = make_loop(args, config)
   key = jax.random.key(args.seed)
-  times, losses, seconds = [], [], []
+  times, phases, losses = [], [], []
   for i in range(args.warmup + args.steps):
     begin = time.perf_counter()
     rollout, seen = loop.collect(jax.random.fold_in(key, i))
     metrics = loop.update(rollout)
     times.append(time.perf_counter() - begin)
+    phases.append({PHASES[k]: x.seconds for k, x in loop.phases.items()})
     losses.append(float(metrics['loss'][-1]))
-    seconds.append({k: phase.seconds for k, phase in loop.phases.items()})
+    if metrics['skipped'].any():
+      raise SystemExit(f'error: iteration {i} has a non-finite update')
   steps = int(loop.state.step)
   wanted = len(times) * args.ppo_epochs * args.minibatches
-  if steps != wanted or metrics['skipped'].any():
+  if steps != wanted:
     raise SystemExit(f'error: {steps} optimizer steps, {wanted} are asked for')
-  timed = seconds[args.warmup :]
-  median = {k: statistics.median(x[k] for x in timed) for k in PHASES}
-  flops = step_flops(args, network)
-  more = {}
+  last = {
+    'kl': float(seen['kl_k1']),
+    'score': float(seen['pm_score']),
+    'pg': float(metrics['policy_loss'][-1]),
+    'vl': float(metrics['value_loss'][-1]),
+  }
+  return times, phases, losses, last
+
+
+def floor(args, flops: dict[str, float], step_s: float) -> dict[str, float]:
+  """Seconds that products take at this device's rate, and their share."""
+  rate = common.matmul_rate(args.dtype, size=args.matmul)
+  return {
+    'matmul_tflops_per_s': rate / 1e12,
+    'mfu': sum(flops.values()) / rate / step_s,
+    **{f'{name}_floor_s': x / rate for name, x in flops.items()},
+  }
+
+
+def measure(args) -> dict:
+  import jax
+
+  loop, network = make_loop(args, make_config(args))
+  times, phases, losses, last = iterate(args, loop)
+  median = {
+    name: statistics.median(x[name] for x in phases[args.warmup :])
+    for name in PHASES.values()
+  }
+  flops, more = step_flops(args, network), {}
   if args.matmul:
-    rate = common.matmul_rate(args.dtype, size=args.matmul)
-    more = {
-      'matmul_tflops_per_s': rate / 1e12,
-      **{f'{PHASES[k]}_floor_s': x / rate for k, x in flops.items()},
-      'mfu': sum(flops.values()) / rate / statistics.median(
-        times[args.warmup :]
-      ),
-    }
+    more = floor(args, flops, statistics.median(times[args.warmup :]))
+  memory = {PHASES[k]: x.memory for k, x in loop.phases.items() if x.memory}
   tokens = args.batch * args.response_len
+  updated = args.batch * args.seq_len * args.ppo_epochs
   num_params = sum(x.size for x in jax.tree.leaves(loop.frozen['reference']))
   return common.report(
     'hh_jax_ppo',
@@ -214,24 +238,15 @@ def measure(args) -> dict:
     num_params=num_params,
     losses=losses,
     unit='one sample is one rollout; tokens are reply tokens',
-    **{f'{PHASES[k]}_s': x for k, x in median.items()},
-    generate_share=median['sample'] / sum(median.values()),
-    gen_tokens_per_s=tokens / median['sample'],
-    update_tokens_per_s=args.batch * args.seq_len * args.ppo_epochs
-    / median['update'],
-    optimizer_steps=steps,
+    **{f'{name}_s': x for name, x in median.items()},
+    generate_share=median['generate'] / sum(median.values()),
+    gen_tokens_per_s=tokens / median['generate'],
+    update_tokens_per_s=updated / median['update'],
+    optimizer_steps=int(loop.state.step),
     compile_s=sum(phase.compile_s for phase in loop.phases.values()),
-    temporary_mib={
-      PHASES[k]: phase.memory['temp'] / 2**20
-      for k, phase in loop.phases.items() if phase.memory
-    },
+    temporary_mib={name: x['temp'] / 2**20 for name, x in memory.items()},
     step_gflop=sum(flops.values()) / 1e9,
-    last={
-      'kl': float(seen['kl_k1']),
-      'score': float(seen['pm_score']),
-      'pg': float(metrics['policy_loss'][-1]),
-      'vl': float(metrics['value_loss'][-1]),
-    },
+    last=last,
     **more,
   )
 
