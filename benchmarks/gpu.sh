@@ -53,6 +53,12 @@ gen generate_124M --layers 12 --d-model 768 --heads 12 --batch 128 \
 gen generate_810M --layers 16 --d-model 2048 --heads 16 --batch 64 \
   --prompt-len 256 --new-tokens 256
 
+# the shapes of the plain PyTorch loop that it is compared with (goal: twice its
+# tokens/s when that one is compiled)
+part ppo_124M ppo --arch llama --layers 12 --d-model 768 --heads 12 --batch 64 \
+  --prompt-len 256 --response-len 256 --minibatches 4 --warmup 2 --steps 4 \
+  --matmul "$MATMUL" ${SMOKE:+--prompt-len 8 --response-len 4}
+
 "$PY" - "$OUT" <<'EOF'
 import json, pathlib, sys
 print(f'{"part":20} {"tokens/s":>12} {"TFLOP/s":>9} {"MFU":>6}  device')
@@ -64,4 +70,9 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob('generate_*.json')):
   r = json.loads(path.read_text())
   print(f'{path.stem:20} {r["tokens_per_s"]:12.0f} tokens/s, {r["decode_step_ms"]:.2f} ms a '
         f'decode step, {r["floor_share"]:.2f} of the floor  {r["device"]}')
+for path in sorted(pathlib.Path(sys.argv[1]).glob('ppo_*.json')):
+  r = json.loads(path.read_text())
+  shares = ', '.join(f'{k} {r[k + "_s"] / r["step_s_median"]:.2f}' for k in ('generate', 'score', 'update'))
+  print(f'{path.stem:20} {r["tokens_per_s"]:12.0f} tokens/s, MFU {r["mfu"]:.2f}, {shares} of a step, '
+        f'{r["compile_s"]:.0f} s compilation  {r["device"]}')
 EOF

@@ -70,6 +70,51 @@ def test_generate_counts_new_tokens_and_the_floor(capsys):
   assert out['loss_last'] == pytest.approx(np.log(31), abs=0.5)
 
 
+PPO = '--batch 8 --prompt-len 5 --response-len 3 --ppo-epochs 2'.split()
+
+
+@pytest.mark.slow
+def test_ppo_counts_its_optimizer_steps_and_splits_the_phases(capsys):
+  out = bench('ppo', capsys, *PPO, '--minibatches', '2', '--matmul', '16')
+  assert out['optimizer_steps'] == 3 * 2 * 2  # the warm-up's among them
+  assert out['tokens_per_step'] == 8 * 3 and out['samples_per_step'] == 8
+  phases = [out[f'{name}_s'] for name in ('generate', 'score', 'update')]
+  assert 0 < sum(phases) < 2 * out['step_s_max']
+  assert out['generate_share'] == pytest.approx(phases[0] / sum(phases))
+  assert out['update_tokens_per_s'] == pytest.approx(8 * 8 * 2 / phases[2])
+  assert out['compile_s'] < out['first_step_s'] and out['mfu'] > 0
+  assert out['last']['score'] != 0 and out['last']['vl'] > 0
+
+
+def test_ppo_floor_by_hand():
+  ppo, common = (
+    importlib.import_module(f'benchmarks.{name}') for name in ('ppo', 'common')
+  )
+  args = common.parser('').parse_args(FLAGS)
+  args.prompt_len, args.response_len, args.seq_len, args.ppo_epochs = 2, 3, 5, 4
+  # 16 x 16 for q, k, v and the output, three products of the MLP of 48
+  token = 2 * (4 * 16 * 16 + 3 * 16 * 48)
+  head, whole = 2 * 32 * 16 * 3, 5 * token + 4 * 16 * 5 * 2.5
+  flops = ppo.step_flops(args, common.make_model(args))
+  assert flops['score'] == 4 * (4 * whole + 2 * head)
+  assert flops['update'] == 4 * 3 * 4 * (2 * whole + head)
+  # two prompt columns at context 1, two reply columns at 3.5
+  sample = 4 * token + 4 * 16 * (2 * 1 + 2 * 3.5)
+  assert flops['generate'] == 4 * (sample + head)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    ('--minibatches 3', 'batch_size 8 is not divisible by num_minibatches=3'),
+    ('--temperature 0', 'temperature 0.0 is not positive'),
+  ],
+)
+def test_ppo_refuses_in_one_line(capsys, flags, says):
+  with pytest.raises(SystemExit, match=f'^error: .*{says}'):
+    bench('ppo', capsys, *PPO, *flags.split())
+
+
 @pytest.fixture
 def prompts_file(tmp_path):
   prompts = [[4] * n for n in (3, 9, 1, 4, 5, 6) * 2]
