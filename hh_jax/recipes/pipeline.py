@@ -53,7 +53,7 @@ SHARED = {
     'ppo',
     (
       'data', 'mesh', 'seed', 'model', 'pm_model', 'ensemble', 'max_prompt',
-      'max_reply', 'temperature', 'head_chunk', 'no_stop_penalty',
+      'max_reply', 'temperature', 'slots', 'head_chunk', 'no_stop_penalty',
     ),
   ),
 }  # fmt: skip
