@@ -140,6 +140,7 @@ def make_loop(args, config):
     mesh=mesh,
     frozen=frozen,
     phases=policy_training.make_phases(config, nets, tx, shardings),
+    decode=lambda ids: '',  # no other turn begins in a reply
     prompts=make_prompts(args),
     text=None,
     state=state,

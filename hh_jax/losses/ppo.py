@@ -85,7 +85,7 @@ def ppo_loss(
   + value_coef * value loss - entropy_coef * entropy + rollout.kl_coef * KL to
   the reference (kl_estimator 'k2' or 'k3'; see reference_kl) + text_coef * text
   loss (PPO-ptx, Ouyang et al. 2022). A coefficient of 0 leaves its term out
-  of the gradient.
+  of the gradient (the entropy out of the metrics too: a pass over all logits).
   """
 
   def loss_fn(params: Params, batch: PolicyBatch, key: Array):
@@ -104,7 +104,6 @@ def ppo_loss(
     terms = {
       'policy_loss': -mean(jnp.minimum(ratio * adv, clipped * adv)),
       'value_loss': mean(value_loss(values, rollout, value_clip=value_clip)),
-      'entropy': mean(entropy),
       'kl_loss': mean(to_reference * rollout.kl_coef[:, None]),
     }
     if text_fn is not None:
@@ -113,6 +112,7 @@ def ppo_loss(
     if value_coef:
       loss += value_coef * terms['value_loss']
     if entropy_coef:
+      terms['entropy'] = mean(entropy)
       loss -= entropy_coef * terms['entropy']
     if text_fn is not None:
       loss += text_coef * terms['text_loss']
