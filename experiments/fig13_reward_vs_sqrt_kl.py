@@ -27,6 +27,7 @@ from hh_jax.evals import figures, frontier, overoptimisation
 
 PAPER = '.25 (Fig 4: 52B, HH-RLHF)'
 STRAIGHT = 0.3  # our choice: slopes of both halves within 30 %
+NEAR = 1.0  # our choice: up to which sqrt(KL) a slope is that at 0
 run = policy_runs.frontier_runs
 
 
@@ -57,6 +58,10 @@ def lines(policy: Training, best: BestOf, name: str) -> dict[str, Any]:
     out['efficiency_se'] = frontier.efficiency_se(
       fit.slope, fit.slope_se, std, std_se
     )
+    near = (x > 0) & (x <= NEAR)
+    if near.any():  # the bound is one on the slope at 0
+      slope = x[near] @ y[near] / (x[near] @ x[near])
+      out['efficiency_near_0'] = frontier.efficiency(slope, std)
     out['within_prompt_std'], out['within_prompt_std_se'] = std, std_se
   return out
 
@@ -141,11 +146,16 @@ def claims(runs: Runs, found: dict[str, dict[int, dict]]) -> list[dict]:
       column(name, 'best_of_n_lead'),
       float,
     )
-  add(
-    'training PM: the slope is below sqrt(2) deviations within prompts',
-    column('training PM', 'efficiency'),
-    lambda ratio: 1 - ratio,
-  )
+  for key, where in (
+    ('efficiency', 'over all'),
+    ('efficiency_near_0', f'through 0 up to sqrt(KL) {NEAR:g}'),
+  ):
+    add(
+      f'training PM: the slope {where} is below sqrt(2) deviations within '
+      'prompts',
+      column('training PM', key),
+      lambda ratio: 1 - ratio,
+    )
   return out
 
 

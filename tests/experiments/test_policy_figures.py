@@ -89,7 +89,7 @@ def test_fig13_recovers_slopes_bends_and_the_bound(workdir):
     'training PM: best of n gains more than the policy at the same KL'
   ]
   assert said[
-    'training PM: the slope is below sqrt(2) deviations within prompts'
+    'training PM: the slope over all is below sqrt(2) deviations within prompts'
   ]
   assert said['gold: the score rises with sqrt(KL)'] is False
 
