@@ -31,9 +31,9 @@ REPLY_PANELS = (
   ('rollout/stop_rate', 'eval/stop_rate', 'Replies that end\n(share)'),
 )
 PPO_PANELS = (
-  ('ppo/approx_kl', 'Policy change\n(nats a token)'),
+  ('ppo/approx_kl_k3', 'Policy change\n(nats a token)'),
   ('ppo/clip_fraction', 'Clipped tokens\n(share)'),
-  ('ppo/explained_variance', 'Explained vari-\nance of returns'),
+  ('rollout/explained_variance', 'Explained vari-\nance of returns'),
 )
 NUM_MEANS = 25  # points of the curve of training accuracy
 

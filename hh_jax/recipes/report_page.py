@@ -146,7 +146,7 @@ def _frontier(analysis: Analysis) -> list[Html]:
     best = f'best of {numbers["best_of_n/n"]:.0f} (√KL {end})'
   end = report_text.plain(analysis.evaluations.sqrt_kl[-1])
   head = ['Gain over the start', 'Slope in √KL, PPO',
-          f'PPO, last (√KL {end})', best.capitalize(),
+          f'PPO, last (√KL {end})', best[:1].upper() + best[1:],
           'Lead of best of n at one KL']  # fmt: skip
   return [report_html.table(head, rows),
           tag('p', _frontier_note(numbers), class_='note')]  # fmt: skip

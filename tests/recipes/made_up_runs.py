@@ -75,9 +75,9 @@ def ppo_metrics(seed: int, *, has_gold: bool = True) -> list[dict]:
                    'rollout/length': length + 10 * noise[2],
                    'rollout/stop_rate': 0.9 + 0.1 * step / 60,
                    'ppo/clip_fraction': 0.08 + noise[3],
-                   'ppo/approx_kl': 0.01 + 0.1 * abs(noise[0]),
+                   'ppo/approx_kl_k3': 0.01 + 0.1 * abs(noise[0]),
                    'ppo/value_loss': 0.4 / (1 + step / 10),
-                   'ppo/explained_variance': 1 - 1 / (1 + step / 9),
+                   'rollout/explained_variance': 1 - 1 / (1 + step / 9),
                    })  # fmt: skip
     if step % 5 == 0:
       se = 0.04 if step else 0.03

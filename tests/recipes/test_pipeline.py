@@ -6,7 +6,7 @@ import time
 import pytest
 
 from hh_jax import metrics as metrics_lib
-from hh_jax.recipes import pipeline
+from hh_jax.recipes import pipeline, report
 from tests.recipes import chain as chain_lib
 
 TRAINED = ('pretrain', 'pm', 'heldout_pm', 'ppo')
@@ -58,6 +58,13 @@ def test_the_last_line_is_the_report_and_progress_is_on_stderr(chain):
   assert page.startswith('<!doctype html>') or page.startswith('<!DOCTYPE html')
   for name in TRAINED[:2]:
     assert f'{name} ' in chain.done.err
+
+
+def test_the_policy_run_logs_all_that_the_report_draws(chain):
+  rows = metrics_lib.read_metrics(chain.path / 'ppo' / 'metrics.jsonl')
+  logged = set().union(*rows)
+  panels = report.POLICY_PANELS + report.REPLY_PANELS + report.PPO_PANELS
+  assert {name for *names, _ in panels for name in names} <= logged
 
 
 def test_a_finished_chain_returns_at_once_and_trains_nothing(

@@ -213,12 +213,12 @@ def test_two_evaluations_give_no_line(runs, tmp_path, no_drawing):
 
 def test_values_that_are_not_finite_are_counted(runs, tmp_path, no_drawing):
   rows = made_up_runs.ppo_metrics(2)
-  rows[4]['ppo/explained_variance'] = float('-inf')
-  rows[5]['ppo/explained_variance'] = float('nan')
+  rows[4]['rollout/explained_variance'] = float('-inf')
+  rows[5]['rollout/explained_variance'] = float('nan')
   made_up_runs.write_rows(runs / 'ppo' / 'metrics.jsonl', rows)
   report.run(make_config(runs), str(tmp_path / 'out'))
   text = (tmp_path / 'out' / 'report.html').read_text('utf-8')
-  assert '2 values of ppo/explained_variance of the ppo run' in text
+  assert '2 values of rollout/explained_variance of the ppo run' in text
 
 
 def test_long_text_is_cut_and_says_so():
