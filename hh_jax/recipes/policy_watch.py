@@ -18,10 +18,10 @@ from hh_jax.rl import alarms, diagnostics
 from hh_jax.types import Params, Rollout, TrainState
 
 PHASES = 'phases.jsonl'
-# Largest difference, nats, of a token's log-prob as drawn and as scored. Seen at
-# temperature 1 over 1,500 tokens: 1e-5 in float32; in bfloat16 .02 for fresh and
-# .01 to .08 for trained weights of tiny to small (.4 to .9 with every matrix
-# doubled, as sharp as no trained model; an error grows as 1 / temperature).
+# Largest difference, nats, of a token's log-prob as drawn and as scored. Seen
+# at temperature 1 over 1,500 tokens: 1e-5 in float32; in bfloat16 .02 for fresh
+# and .01 to .08 for trained weights of tiny to small (.4 to .9 with every
+# matrix doubled, sharper than training makes them; as 1 / temperature).
 SAMPLER_TOLERANCE = {'float32': 1e-4, 'bfloat16': 0.25}
 
 
