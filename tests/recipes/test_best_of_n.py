@@ -138,6 +138,7 @@ def test_rejection_sampling_of_a_policy_writes_dialogues(
   path = tmp_path / 'best_of_n'
   assert set(arrays(path)) == {
     'prompt', 'pm_score', 'gold_score', 'length', 'stop_rate', 'ranking',
+    'spelt_marker_rate',
   }  # fmt: skip
   with gzip.open(path / 'best.jsonl.gz', 'rt') as file:
     best = [json.loads(line) for line in file]
