@@ -122,6 +122,7 @@ def test_logits_exist_a_chunk_at_a_time(programs):
   assert most_tokens(whole) == B * R  # or the line above says nothing
 
 
-def test_temporary_memory_is_below_one_batch_of_logits(programs):
+def test_chunks_save_at_least_half_a_batch_of_logits(programs):
+  """Activations and gradients are temporary too, and the same in both."""
   chunked, whole = (p.memory_analysis().temp_size_in_bytes for p in programs)
-  assert chunked < WHOLE <= whole
+  assert whole - chunked > WHOLE / 2, (chunked, whole, WHOLE)
