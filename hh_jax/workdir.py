@@ -21,6 +21,7 @@ from hh_jax.errors import InputError
 
 CONFIG = 'config.json'
 SUMMARY = 'summary.json'
+CARD = 'model.json'  # of a run with a model: see checkpoints/native.py
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -40,12 +41,12 @@ def open_run(
       _check_same(path, read_config(path), run)
       return path
     _make_empty_dir(path)
+    run['versions'] = _versions()
+    run['git_commit'] = _git_commit()
+    run['started'] = datetime.datetime.now(datetime.UTC).isoformat()
+    write_json(path / CONFIG, run)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}') from error
-  run['versions'] = _versions()
-  run['git_commit'] = _git_commit()
-  run['started'] = datetime.datetime.now(datetime.UTC).isoformat()
-  write_json(path / CONFIG, run)
   return path
 
 
@@ -81,7 +82,7 @@ def is_finished(workdir: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def withdrawn_if_refused(workdir: str | os.PathLike) -> Iterator[None]:
-  """Takes back a run that InputError ended before it wrote more than configs.
+  """Takes back a run that an error ended before it wrote more than configs.
 
   So a command with a mistake can be given again, corrected, for the same
   directory. Runs that were there before are left as they are.
@@ -90,10 +91,10 @@ def withdrawn_if_refused(workdir: str | os.PathLike) -> Iterator[None]:
   was_there = (path / CONFIG).exists()
   try:
     yield
-  except InputError:
+  except Exception:
     if not was_there and (path / CONFIG).exists():
       files = [p for p in path.rglob('*') if not p.is_dir()]
-      if {p.name for p in files} == {CONFIG}:
+      if {p.name for p in files} <= {CONFIG, CARD}:
         shutil.rmtree(path)
     raise
 

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 import orbax.checkpoint as ocp
 
 from hh_jax import sharding
+from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
 from hh_jax.model import Transformer
 from hh_jax.types import Params, TrainState
 
-CARD = 'model.json'
 # Folders of a run: every checkpoint that is kept, and the best by some score.
 STEPS, BEST = 'checkpoints', 'best'
 
@@ -106,15 +106,14 @@ def write_card(
 ) -> None:
   """Writes what a checkpoint of this run fits: model shape and tokenizer."""
   card = {'model': model.config.shape, 'tokenizer': tokenizer_fingerprint}
-  path = pathlib.Path(workdir) / CARD
-  path.write_text(json.dumps(card, indent=1, sort_keys=True) + '\n')
+  workdir_lib.write_json(pathlib.Path(workdir) / workdir_lib.CARD, card)
 
 
 def check_card(
   run: str | pathlib.Path, model: Transformer, tokenizer_fingerprint: str
 ) -> None:
   """Raises InputError unless the run's checkpoints fit model and tokenizer."""
-  path = pathlib.Path(run) / CARD
+  path = pathlib.Path(run) / workdir_lib.CARD
   if not path.is_file():
     raise InputError(f'{run} is not a run with a model ({path} is missing)')
   card = json.loads(path.read_text())

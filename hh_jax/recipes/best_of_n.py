@@ -63,6 +63,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     common.check_range(config, 'num_prompts', 2)
   if config.split not in SPLITS:
     raise InputError(f'config.split {config.split!r} is none of {SPLITS}')
+  if not config.ks:
+    raise InputError('config.ks is empty: name a k, as (1,)')
   for k in config.ks:
     if type(k) is not int or not 1 <= k <= config.num_samples:
       raise InputError(

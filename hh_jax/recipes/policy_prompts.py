@@ -42,9 +42,12 @@ def pack(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises InputError for weights that name no share."""
+  """Raises InputError for weights and files that are none."""
   for name in GROUPS:
     common.check_range(config.prompt_weights, name, 0, section='prompt_weights')
+  for path in config.prompt_files:
+    if not isinstance(path, str):
+      raise InputError(f'config.prompt_files: {path!r} is no path')
   if config.prompt_weights.extra and not config.prompt_files:
     raise InputError(
       'config.prompt_weights.extra is a weight of config.prompt_files, and '

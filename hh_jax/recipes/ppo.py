@@ -37,6 +37,7 @@ COUNTS = (  # config fields of 1 or more
   'head_chunk',
   'kl_horizon',
   'eval_every',
+  'eval_prompts',
   'eval_samples',
   'save_every',
 )
@@ -133,11 +134,15 @@ def check_combinations(config: ml_collections.ConfigDict) -> None:
       f'config.ptx_coef {config.ptx_coef} and ptx_rows {config.ptx_rows}: '
       'either both or none'
     )
+  if config.ptx_coef and config.ptx_row_length < 2:  # a token and its target
+    raise InputError(
+      f'config.ptx_row_length {config.ptx_row_length} is not 2 or more'
+    )
   halving = config.optimizer.schedule == 'halving'
   if halving != bool(config.halve_every):
     raise InputError(
-      f'config.halve_every {config.halve_every} goes with optimizer.schedule '
-      f'halving, not {config.optimizer.schedule}'
+      f'config.halve_every {config.halve_every} with optimizer.schedule '
+      f'{config.optimizer.schedule!r}: above 0 and halving go together'
     )
   updates = config.num_epochs * config.num_minibatches
   if halving and config.halve_every * updates < config.batch_size:

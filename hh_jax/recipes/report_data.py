@@ -96,16 +96,34 @@ def _best_of(paths: Mapping[str, pathlib.Path]) -> BestOf | None:
   return best_of
 
 
+def _check_pms(paths: Mapping[str, pathlib.Path]) -> None:
+  """InputError for a PM that is not the one of that name of the policy's run.
+
+  A run that has moved since cannot be compared, and is taken.
+  """
+  there = workdir.read_config(paths['ppo'])['config']
+  for name in ('pm', 'heldout_pm'):
+    named = there.get(name, '')
+    run = pathlib.Path(named.rpartition('@')[0] or named)
+    if not named or name not in paths or not run.is_dir():
+      continue
+    if run.resolve() != paths[name].resolve():
+      raise InputError(
+        f'config.{name} is {paths[name]}, that of {paths["ppo"]} is {named}'
+      )
+
+
 def load(folders: Mapping[str, str]) -> Runs:
   """Reads the runs {pretrain, pm, heldout_pm, ppo, best_of_n}; pretrain,
   heldout_pm and best_of_n may be ''. Raises InputError for a missing,
-  unfinished or broken run, and for best of n of another start."""
+  unfinished or broken run, and for best of n or PMs of another policy."""
   optional = ('pretrain', 'heldout_pm', 'best_of_n')
   paths = {
     name: finished_run(name, folder)
     for name, folder in folders.items()
     if folder or name not in optional
   }
+  _check_pms(paths)
   rows = {
     name: _optional(p / 'metrics.jsonl', ['step']) for name, p in paths.items()
   }

@@ -169,6 +169,7 @@ REFUSED = {
   'no_stop_penalty=-1.0': 'config.no_stop_penalty -1.0 is not between 0 and',
   'num_prompts=1': 'config.num_prompts 1 is not between 2 and',
   'ks=(1,5)': 'config.ks: 5 is no whole number from 1 to num_samples 4',
+  'ks=()': 'config.ks is empty',
   'ks=(0,)': 'config.ks: 0 is no whole number',
   'split=valid': "config.split 'valid' is none of ('train', 'test')",
   'batch_size=6': 'config.batch_size 6 is not divisible by fsdp=4',

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from hh_jax import metrics as metrics_lib
-from hh_jax.recipes import pipeline, report
+from hh_jax.errors import InputError
+from hh_jax.recipes import pipeline, report, report_data
 from tests.recipes import chain as chain_lib
 
 TRAINED = ('pretrain', 'pm', 'heldout_pm', 'ppo')
@@ -124,3 +125,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
   name = 'summary.json'
   assert (one / name).read_bytes() == (other / name).read_bytes()
   chain_lib.assert_same_checkpoint(one, other)
+
+
+def test_a_report_is_about_the_pms_that_the_policy_saw(chain):
+  runs = {name: chain.path / name for name in ('pm', 'heldout_pm', 'ppo')}
+  swapped = runs | {'pm': runs['heldout_pm'], 'heldout_pm': ''}
+  for wrong, name in ((swapped, 'pm'), (runs | {'heldout_pm': runs['pm']},
+                                        'heldout_pm')):  # fmt: skip
+    folders = {'pretrain': '', 'best_of_n': ''} | wrong
+    with pytest.raises(InputError, match=f'config.{name} is .*, that of'):
+      report_data.load({name: str(path) for name, path in folders.items()})

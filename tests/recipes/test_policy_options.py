@@ -44,6 +44,8 @@ def summary(path):
 def test_what_does_not_go_together(run_stage):
   whitened = [x for x in RLOO if 'whiten' not in x]
   assert 'whiten_advantages must be False' in run_stage('ppo', *whitened).error
+  empty = flags('ptx_coef=1.0', 'ptx_rows=8', 'ptx_row_length=1')
+  assert 'ptx_row_length 1 is not 2 or more' in run_stage('ppo', *empty).error
   too_often = flags('optimizer.schedule=halving', 'halve_every=1')
   assert 'less than an optimizer step' in run_stage('ppo', *too_often).error
 
@@ -158,9 +160,9 @@ def test_an_alarm_ends_the_run(run_stage, tmp_path):
 def test_a_sampler_of_another_distribution_is_caught(run_stage, monkeypatch):
   """Drawn at one temperature, scored at another: the classic."""
 
-  def hotter(nets, *args):
+  def hotter(nets, *args, **options):
     cold = dataclasses.replace(nets.distribution, temperature=0.7)
-    return draw(dataclasses.replace(nets, distribution=cold), *args)
+    return draw(dataclasses.replace(nets, distribution=cold), *args, **options)
 
   draw = rollout_lib.draw
   monkeypatch.setattr(rollout_lib, 'draw', hotter)
