@@ -85,6 +85,20 @@ def _flat_columns(x: Array, columns: Columns, batch: int) -> Array:
   return arrays.take_columns(x, columns).reshape(-1, x.shape[-1])
 
 
+def _split(x: Array) -> tuple[Array, ...]:
+  """x [B, T, M, H, K] -> M arrays [B, T, H, K].
+
+  Not by indices: gradients would be padded and added up.
+  """
+  return tuple(y[:, :, 0] for y in jax.lax.split(x, (1,) * x.shape[2], axis=2))
+
+
+@jax.checkpoint
+def _swiglu(gate: Array, x: Array) -> Array:
+  """Shazeer 2020; its inputs alone are kept for the backward pass."""
+  return nn.silu(gate) * x
+
+
 def kept_of(read: ReadFn | None, x: Array, ctx: Context) -> Array | None:
   """What `read` takes from a layer's x [N, D]; None where nothing is read."""
   return None if read is None else read(x.reshape(*ctx.mask.shape[:2], -1))
@@ -140,12 +154,11 @@ class Block(nn.Module):
     y = rms_norm(x, scale, jnp.dtype(c.dtype))
     if columns is None:
       qkv = self._matmul(y, w_qkv).reshape(b, t, 3, h, k)
-      query, key, value = (qkv[:, :, i] for i in range(3))
+      query, key, value = _split(qkv)
     else:
       x, of_query = (_flat_columns(z, columns, b) for z in (x, y))
       query = self._matmul(of_query, w_qkv[:, 0]).reshape(b, -1, h, k)
-      kv = self._matmul(y, w_qkv[:, 1:]).reshape(b, t, 2, h, k)
-      key, value = kv[:, :, 0], kv[:, :, 1]
+      key, value = _split(self._matmul(y, w_qkv[:, 1:]).reshape(b, t, 2, h, k))
     asks = ctx.at(columns)
     query, key = _rotate(query, asks), _rotate(key, ctx)
     if cache is None:
@@ -167,7 +180,7 @@ class Block(nn.Module):
     hidden = self._matmul(y, w_in)
     if c.mlp == 'swiglu':
       w_gate = self.param('mlp_gate', init(d**-0.5), (d, c.d_mlp))
-      hidden = nn.silu(self._matmul(y, w_gate)) * hidden
+      hidden = _swiglu(self._matmul(y, w_gate), hidden)
     else:
       hidden = nn.gelu(hidden)
     out_std = (2 * c.num_layers * c.d_mlp) ** -0.5
