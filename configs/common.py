@@ -47,7 +47,7 @@ def checkpoints() -> ml_collections.ConfigDict:
   A link to a run takes one by RUN@STEP. `every` is a multiple of save_every and
   in its unit (PPO: iterations).
   """
-  return config(keep=1, every=0)
+  return config(keep=2, every=0)  # two: one can be damaged
 
 
 def ensemble() -> ml_collections.ConfigDict:

@@ -54,7 +54,7 @@ def _settings(config: sweep.Config) -> sweep.Config:
 def _run(settings: sweep.Config, path: pathlib.Path) -> None:
   from hh_jax.recipes import ood
 
-  with workdir_lib.withdrawn_if_refused(path):
+  with workdir_lib.ours(path):
     ood.run(settings, str(path))
 
 

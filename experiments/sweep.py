@@ -268,6 +268,6 @@ def place(workdir: Path, *parts: Any) -> pathlib.Path:
 def run_stage(recipe: str, section: Config, path: pathlib.Path) -> pathlib.Path:
   """Runs the recipe unless it is finished there; another config is refused."""
   module = importlib.import_module(f'hh_jax.recipes.{recipe}')
-  with workdir_lib.withdrawn_if_refused(path):
+  with workdir_lib.ours(path):
     module.run(section, str(path))
   return path

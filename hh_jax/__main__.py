@@ -3,13 +3,15 @@
 import ast
 from collections.abc import Sequence
 import contextlib
+import errno
 import importlib
 import importlib.util
 import os
 import pathlib
+import signal
 import sys
 
-from hh_jax import cli, host, recipes, workdir
+from hh_jax import cli, host, recipes, stopping, workdir
 from hh_jax.errors import InputError
 
 USAGE = """\
@@ -30,17 +32,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   resumes = any(word.startswith('--workdir') for word in argv)
   try:
-    _run(argv)
+    with stopping.at_once():
+      _run(argv)
   except InputError as error:
     print(f'hh_jax: error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as stop:
     hint = '; the same command resumes' if resumes else ''
-    print(f'hh_jax: interrupted{hint}', file=sys.stderr)
-    return 130
+    print(f'hh_jax: {str(stop) or "interrupted"}{hint}', file=sys.stderr)
+    return 128 + getattr(stop, 'signum', signal.SIGINT)  # as shells say it
   except BrokenPipeError:  # who read stdout has seen enough, as `head` has
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141  # as a shell says of a program that SIGPIPE ended
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    hint = '; free some, and the same command resumes' if resumes else ''
+    print(f'hh_jax: error: no space left on the device{hint}', file=sys.stderr)
+    return 2
   return 0
 
 
@@ -54,7 +63,7 @@ def _run(argv: Sequence[str]) -> None:
   recipe = importlib.import_module(recipes.RECIPES[command.recipe])
   with contextlib.ExitStack() as stack:
     if command.workdir:
-      stack.enter_context(workdir.withdrawn_if_refused(command.workdir))
+      stack.enter_context(workdir.ours(command.workdir))
     recipe.run(config, command.workdir)
 
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from hh_jax import sharding
+from hh_jax import sharding, stopping
 from hh_jax.errors import InputError
 from hh_jax.types import Array, LossFn, Params, TrainState
 
@@ -226,7 +226,8 @@ def fit(
 
   A step's metrics are fetched while the next one runs, so the device does not
   wait for the host. A state is saved after the loss of the step that made it
-  was seen to be finite, so a checkpoint never holds a broken one.
+  was seen to be finite, so a checkpoint never holds a broken one. A signal
+  (stopping.SIGNALS) saves after the step that it comes in, and raises Stopped.
   """
   pending: dict[str, Array] | None = None
 
@@ -237,17 +238,22 @@ def fit(
       check_finite(metrics, step=step, batch=f'batch {step - 1} of this run')
       journal.log(step, metrics)
 
-  for step in range(int(state.step), num_steps):
-    if step % eval_every == 0:
+  with stopping.after_a_step() as waiting:
+    for step in range(int(state.step), num_steps):
+      if step % eval_every == 0:
+        flush(step)
+        pending = None
+        journal.evaluate(step, state.params)
+      state, metrics = train_step(state, next(batches))
       flush(step)
-      pending = None
-      journal.evaluate(step, state.params)
-    state, metrics = train_step(state, next(batches))
-    flush(step)
-    pending = metrics
-    if (step + 1) % save_every == 0 or step + 1 == num_steps:
-      flush(step + 1)
-      pending = None
-      journal.save(state)
+      pending = metrics
+      done = step + 1
+      stops = done == num_steps or waiting()
+      if stops or done % save_every == 0:
+        flush(done)
+        pending = None
+        journal.save(state)
+      if stops:
+        break
   journal.evaluate(num_steps, state.params)
   return state

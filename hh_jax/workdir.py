@@ -7,6 +7,7 @@ equal bytes.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
+import fcntl
 from importlib import metadata
 import json
 import math
@@ -22,6 +23,8 @@ from hh_jax.errors import InputError
 CONFIG = 'config.json'
 SUMMARY = 'summary.json'
 CARD = 'model.json'  # of a run with a model: see checkpoints/native.py
+# Run directories that this process has open: (device, inode) -> descriptor.
+_OPEN: dict[tuple[int, int], int] = {}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -31,16 +34,19 @@ def open_run(
   """Makes `workdir` the directory of this run, or resumes the run it holds.
 
   Raises InputError on a directory that holds another recipe or config (naming
-  the first key that differs) or files of another origin. Where several
-  processes share a run, one of them calls this.
+  the first key that differs) or files of another origin, and on one that
+  another process has opened. Where several processes share a run, one of them
+  calls this.
   """
   path = pathlib.Path(workdir)
   run = {'recipe': recipe, 'config': _plain(config, 'config')}
   try:
     if (path / CONFIG).exists():
+      _lock(path)
       _check_same(path, read_config(path), run)
       return path
     _make_empty_dir(path)
+    _lock(path)
     run['versions'] = _versions()
     run['git_commit'] = _git_commit()
     run['started'] = datetime.datetime.now(datetime.UTC).isoformat()
@@ -53,7 +59,7 @@ def open_run(
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
   """The config.json of a run: recipe, config, versions, git_commit, started."""
   path = pathlib.Path(workdir) / CONFIG
-  run = _read_json(path)
+  run = read_json(path)
   for key, kind in (('recipe', str), ('config', dict)):
     if not isinstance(run.get(key), kind):
       raise InputError(f'{path}: {key!r} is missing or not a {kind.__name__}')
@@ -72,7 +78,7 @@ def write_summary(
 
 def read_summary(workdir: str | os.PathLike) -> dict[str, Any]:
   """The summary.json of a finished run."""
-  return _read_json(pathlib.Path(workdir) / SUMMARY)
+  return read_json(pathlib.Path(workdir) / SUMMARY)
 
 
 def is_finished(workdir: str | os.PathLike) -> bool:
@@ -81,22 +87,27 @@ def is_finished(workdir: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def withdrawn_if_refused(workdir: str | os.PathLike) -> Iterator[None]:
-  """Takes back a run that an error ended before it wrote more than configs.
+def ours(workdir: str | os.PathLike) -> Iterator[None]:
+  """Lets go of the run at the end; takes it back if nothing came of it.
 
-  So a command with a mistake can be given again, corrected, for the same
-  directory. Runs that were there before are left as they are.
+  Within it open_run locks the run for this process. A run that an error ended
+  before it wrote more than configs is deleted, so that a command with a mistake
+  can be given again, corrected, for the same directory. Runs that were there
+  before are left as they are.
   """
-  path = pathlib.Path(workdir)
+  path, held = pathlib.Path(workdir), set(_OPEN)
   was_there = (path / CONFIG).exists()
   try:
     yield
   except Exception:
-    if not was_there and (path / CONFIG).exists():
+    if not was_there and (path / CONFIG).exists() and _identity(path) in _OPEN:
       files = [p for p in path.rglob('*') if not p.is_dir()]
       if {p.name for p in files} <= {CONFIG, CARD}:
         shutil.rmtree(path)
     raise
+  finally:
+    for key in _OPEN.keys() - held:
+      os.close(_OPEN.pop(key))
 
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
@@ -109,6 +120,21 @@ def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
   plain = _plain(value, path.stem)
   text = json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
   write_bytes(path, f'{text}\n'.encode())
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object that a JSON file holds; InputError where it holds none."""
+  try:
+    value = json.loads(path.read_bytes())
+  except FileNotFoundError as error:
+    raise InputError(f'{path} does not exist') from error
+  except OSError as error:
+    raise InputError(f'{path}: {error.strerror}') from error
+  except ValueError as error:  # neither UTF-8 nor JSON
+    raise InputError(f'{path} is not JSON: {error}') from error
+  if not isinstance(value, dict):
+    raise InputError(f'{path} holds a {type(value).__name__}, not an object')
+  return value
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -176,6 +202,32 @@ def _make_empty_dir(path: pathlib.Path) -> None:
     raise InputError(f'{path} is no run directory: it holds {other}')
 
 
+def _identity(path: str | os.PathLike) -> tuple[int, int]:
+  """What stays the same of a directory under any name."""
+  status = os.stat(path)
+  return status.st_dev, status.st_ino
+
+
+def _lock(path: pathlib.Path) -> None:
+  """Locks the directory itself, so that no file of a lock is left behind.
+
+  Without effect where the file system has no locks.
+  """
+  if (key := _identity(path)) in _OPEN:
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(descriptor)
+    raise InputError(
+      f'{path}: another process is at this run; stop it, or wait for its end'
+    ) from None
+  except OSError:
+    pass
+  _OPEN[key] = descriptor
+
+
 def _check_same(path: pathlib.Path, there: dict, here: dict) -> None:
   old = {'recipe': there['recipe'], **dict(_leaves(there['config']))}
   new = {'recipe': here['recipe'], **dict(_leaves(here['config']))}
@@ -213,20 +265,6 @@ def _plain(value: Any, key: str) -> Any:
     raise InputError(f'{key} is {value}, which JSON cannot hold')
   if value is not None and not isinstance(value, bool | int | float | str):
     raise InputError(f'{key} is a {type(value).__name__}, not plain JSON')
-  return value
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_bytes())
-  except FileNotFoundError as error:
-    raise InputError(f'{path} does not exist') from error
-  except OSError as error:
-    raise InputError(f'{path}: {error.strerror}') from error
-  except ValueError as error:  # neither UTF-8 nor JSON
-    raise InputError(f'{path} is not JSON: {error}') from error
-  if not isinstance(value, dict):
-    raise InputError(f'{path} holds a {type(value).__name__}, not an object')
   return value
 
 

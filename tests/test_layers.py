@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'hh_jax'
 LAYERS = {
-  0: 'errors types arrays dialogue tokenizer sharding workdir host',
+  0: 'errors types arrays dialogue tokenizer sharding workdir host stopping',
   1: 'model block sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
@@ -22,7 +22,8 @@ MAX_FILE = 400
 NOWHERE = ('configs', 'experiments', 'tensorflow', 'torch')
 CONFIG_PACKAGES = ('ml_collections', 'absl')
 WITHOUT_JAX = (
-  'errors', 'dialogue', 'tokenizer', 'workdir', 'host', 'cli', '__main__',
+  'errors', 'dialogue', 'tokenizer', 'workdir', 'host', 'stopping', 'cli',
+  '__main__',
 )  # fmt: skip
 
 Problems = Iterator[str]

@@ -184,7 +184,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
 
 @pytest.mark.parametrize('error', [InputError('no'), ValueError('no')])
 def test_a_run_that_an_error_ended_at_once_is_taken_back(tmp_path, error):
-  with pytest.raises(type(error)), workdir.withdrawn_if_refused(tmp_path / 'r'):
+  with pytest.raises(type(error)), workdir.ours(tmp_path / 'r'):
     workdir.open_run(tmp_path / 'r', {'a': 1}, 'pm')
     (tmp_path / 'r' / 'model.json').write_text('{}')
     raise error

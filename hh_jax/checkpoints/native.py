@@ -1,11 +1,13 @@
 """Native checkpoints: orbax under DIR/checkpoints, and a card of the model.
 
 A checkpoint holds three items: `params` (what other runs start from), `train`
-(optimizer, step, key) and `host` (JSON: data iterator state, running totals).
+(optimizer, step, key) and `host` (JSON: data iterator state, running totals),
+and checksums of their files. It appears whole, by renaming, or not at all.
 """
 
-import json
+import functools
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -14,12 +16,15 @@ import orbax.checkpoint as ocp
 
 from hh_jax import sharding
 from hh_jax import workdir as workdir_lib
+from hh_jax.checkpoints import integrity
 from hh_jax.errors import InputError
 from hh_jax.model import Transformer
 from hh_jax.types import Params, TrainState
 
-# Folders of a run: every checkpoint that is kept, and the best by some score.
-STEPS, BEST = 'checkpoints', 'best'
+# Folders of a run: every checkpoint that is kept, the best by some score, and
+# those whose files are not what was written.
+STEPS, BEST, DAMAGED = 'checkpoints', 'best', 'damaged'
+_UNFINISHED = '*.orbax-checkpoint-tmp'
 
 
 def _abstract(tree: Any) -> Any:
@@ -37,6 +42,8 @@ class Checkpoints:
   """The checkpoints of one run directory.
 
   The newest `keep` stay, and those at multiples of `every` steps (0: no more).
+  Saving goes on in the background; a full disk is an InputError at the next
+  call, and leaves older checkpoints as they are.
   """
 
   def __init__(
@@ -47,39 +54,75 @@ class Checkpoints:
     every: int = 0,
     folder: str = STEPS,
   ):
-    path = pathlib.Path(workdir).absolute() / folder
+    self._path = pathlib.Path(workdir).absolute() / folder
     policies = [ocp.checkpoint_managers.LatestN(keep)]
     if every:
       policies.append(ocp.checkpoint_managers.EveryNSteps(every))
     options = ocp.CheckpointManagerOptions(
       preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
         policies
-      )
+      ),
+      cleanup_tmp_directories=True,  # of saves that were killed
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
     )
-    self._manager = ocp.CheckpointManager(path, options=options)
+    with integrity.full_disk_named(self._path):
+      self._manager = ocp.CheckpointManager(self._path, options=options)
+
+  def _seal(self) -> None:
+    """Called in the background when all items are written, before renaming."""
+    for step in self._path.glob(_UNFINISHED):
+      integrity.seal(step)
 
   def save(self, state: TrainState, host: dict[str, Any]) -> None:
     """Saves under the step of the state; a step saved already is left."""
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        train=ocp.args.StandardSave(_train_item(state)),
-        host=ocp.args.JsonSave(host),
-      ),
-    )
+    with integrity.full_disk_named(self._path):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          train=ocp.args.StandardSave(_train_item(state)),
+          host=ocp.args.JsonSave(host),
+        ),
+      )
 
-  def latest_step(self) -> int | None:
-    """The newest step, None when there is none."""
-    return self._manager.latest_step()
+  @functools.cached_property
+  def resumable_step(self) -> int | None:
+    """The newest step at the start whose files are whole; None without steps.
 
-  def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state, laid out like `like`, and its host item."""
+    Newer ones that are damaged are moved to DAMAGED, and said so on stderr.
+    InputError where all are: a run does not start anew by itself.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      if (reason := integrity.damage(self._path / str(step))) is None:
+        return step
+      aside = self._path.parent / DAMAGED
+      aside.mkdir(exist_ok=True)
+      (self._path / str(step)).rename(aside / str(step))
+      print(
+        f'hh_jax: the checkpoint at step {step} is damaged ({reason}), moved '
+        f'to {aside / str(step)}',
+        file=sys.stderr,
+      )
+      self._manager.reload()
+    if steps:
+      raise InputError(
+        f'{self._path}: all checkpoints are damaged; delete the run to start '
+        'it anew'
+      )
+    return None
+
+  def restore(
+    self, like: TrainState
+  ) -> tuple[TrainState, dict[str, Any]] | None:
+    """The state at resumable_step, laid out like `like`, and its host item."""
+    if self.resumable_step is None:
+      return None
     item = self._manager.restore(
-      self.latest_step(),
+      self.resumable_step,
       args=ocp.args.Composite(
         params=ocp.args.StandardRestore(_abstract(like.params)),
         train=ocp.args.StandardRestore(_abstract(_train_item(like))),
@@ -90,8 +133,11 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for saves under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    try:
+      with integrity.full_disk_named(self._path):
+        self._manager.wait_until_finished()
+    finally:
+      self._manager.close()
 
 
 def save_best(workdir: str | pathlib.Path, state: TrainState) -> None:
@@ -116,7 +162,9 @@ def check_card(
   path = pathlib.Path(run) / workdir_lib.CARD
   if not path.is_file():
     raise InputError(f'{run} is not a run with a model ({path} is missing)')
-  card = json.loads(path.read_text())
+  card = workdir_lib.read_json(path)
+  if not isinstance(card.get('model'), dict) or 'tokenizer' not in card:
+    raise InputError(f'{path} does not say which model it is of')
   for name, value in model.config.shape.items():
     if card['model'].get(name) != value:
       raise InputError(
@@ -172,8 +220,13 @@ def load_params(
       restore_args=ocp.checkpoint_utils.construct_restore_args(like),
       partial_restore=True,
     )
+  step = steps[-1] if step is None else step
+  if reason := integrity.damage(path / str(step), ('params',)):
+    raise InputError(
+      f'{run}: the checkpoint at step {step} is damaged: {reason}'
+    )
   item = manager.restore(
-    steps[-1] if step is None else step,
+    step,
     args=ocp.args.Composite(params=restore),
   )
   manager.close()

@@ -38,6 +38,7 @@ from hh_jax.evals import best_of_n, frontier
 from hh_jax.recipes import (
   common,
   ensembles,
+  policy_evaluation,
   policy_networks,
   policy_prompts,
   policy_samples,
@@ -131,8 +132,7 @@ def _save(path: pathlib.Path, values: Values, replies: list[str]) -> None:
 
 
 def _load(path: pathlib.Path) -> tuple[Values, list[str]]:
-  with np.load(path) as file:
-    values = {name: file[name] for name in file.files}
+  values = policy_evaluation.read_values(path)
   return values, json.loads(values.pop('replies').tobytes())
 
 

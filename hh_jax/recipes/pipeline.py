@@ -107,7 +107,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   root = workdir_lib.open_run(workdir, {'stages': list(STAGES)}, 'pipeline')
   summary = {}
   for stage, section in found.items():
-    with _named(stage), workdir_lib.withdrawn_if_refused(root / stage):
+    with _named(stage), workdir_lib.ours(root / stage):
       result = STAGES[stage][0].run(section, str(root / stage))
     summary |= {f'{stage}/{name}': value for name, value in result.items()}
   workdir_lib.write_summary(workdir, summary)

@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 from typing import Any
+import zipfile
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Log:
   @functools.cached_property
   def _reference_scores(self) -> np.ndarray:
     """Training-PM scores of the reference's samples, PM units."""
-    return np.load(self._dir / 'eval_start.npz')['pm_score']
+    return read_values(self._dir / 'eval_start.npz')['pm_score']
 
   def initial_controls(self, config: Any) -> controls.Controls:
     """Scores are normalised on the reference's before the first update."""
@@ -114,7 +115,7 @@ class Log:
     file = io.BytesIO()
     np.savez(file, **values)
     workdir_lib.write_bytes(self._dir / f'{name}.npz', file.getvalue())
-    start = np.load(self._dir / 'eval_start.npz')
+    start = read_values(self._dir / 'eval_start.npz')
     self._write_samples(step, values, replies)
     metrics = {}
     for key, value in values.items():
@@ -140,18 +141,27 @@ class Log:
     workdir_lib.write_rows(path, rows)
 
 
+def read_values(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file by name; InputError for a damaged one."""
+  try:
+    with np.load(path) as file:
+      return dict(file)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise InputError(f'{path} is missing or damaged: {error}') from error
+
+
 def read_gains(workdir: str) -> dict[str, float]:
   """Last evaluation minus the first, paired by prompt, with standard errors.
 
   Also the KL of both: at the start it must be 0.
   """
-  start = np.load(pathlib.Path(workdir) / 'eval_start.npz')
-  last = np.load(pathlib.Path(workdir) / 'eval_last.npz')
+  start = read_values(pathlib.Path(workdir) / 'eval_start.npz')
+  last = read_values(pathlib.Path(workdir) / 'eval_last.npz')
   out = {}
   for name in ('kl', 'kl_k1', 'kl_k2', 'kl_k3'):
     out[f'start/{name}'] = float(np.abs(start[name]).max())
     out[f'last/{name}'], out[f'last/{name}_se'] = clustered(last[name])
-  for name in last.files:
+  for name in last:
     if name.endswith('score'):
       gain, error = clustered(last[name] - start[name])
       out |= {f'gain/{name}': gain, f'gain/{name}_se': error}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 import ml_collections
 
 from hh_jax import metrics as metrics_lib
-from hh_jax import sampling, sharding, train
+from hh_jax import sampling, sharding, stopping, train
 from hh_jax.checkpoints import native
 from hh_jax.losses import language_model, ppo
 from hh_jax.model import Transformer
@@ -175,9 +175,9 @@ class Loop:
 
   def restore(self, checkpoints: native.Checkpoints) -> policy_watch.Seen:
     """Goes back to the newest checkpoint, if there is one."""
-    if checkpoints.latest_step() is None:
+    if (restored := checkpoints.restore(self.state)) is None:
       return policy_watch.Seen()
-    self.state, host = checkpoints.restore(self.state)
+    self.state, host = restored
     self.prompts.set_state(host['batches'])
     if self.text:
       self.text.set_state(host['text'])
@@ -240,7 +240,11 @@ def train_policy(
   key: jax.Array,
   schedule: Callable[[int], Any],
 ) -> dict[str, float]:
-  """Runs the loop to its end, or to an alarm; what the summary says of it."""
+  """Runs the loop to its end, or to an alarm; what the summary says of it.
+
+  A signal (stopping.SIGNALS) saves after the iteration that it comes in, and
+  raises Stopped.
+  """
   config, kept = loop.config, loop.config.checkpoints
   per_iteration = config.num_epochs * config.num_minibatches
   checkpoints = native.Checkpoints(
@@ -254,14 +258,15 @@ def train_policy(
     ) as writer,
     metrics_lib.progress(config.num_iterations, config.advantage) as bar,
     contextlib.closing(checkpoints),
+    stopping.after_a_step() as waiting,
   ):
     watch = make_watch(config, workdir, writer, evaluation, seen)
-    while True:
+    while not waiting():
       if step % config.eval_every == 0 or step == config.num_iterations:
         watch.evaluate(step, loop.state, loop.frozen)
       if loop.controls is None:
         loop.begin(evaluation.initial_controls(config))
-      if step == config.num_iterations or watch.must_stop:
+      if step == config.num_iterations or watch.must_stop or waiting():
         break
       step_key = jax.random.fold_in(key, step)
       step += 1
@@ -272,9 +277,11 @@ def train_policy(
       )
       if step % config.save_every == 0:
         checkpoints.save(loop.state, loop.host_state(watch.seen))
-    watch.evaluate(step, loop.state, loop.frozen)
-    checkpoints.save(loop.state, loop.host_state(watch.seen))
-    return watch.summary() | {
-      'train/iterations': step,
-      'train/kl_coef': loop.controls.kl_coef,
-    }
+    if not waiting():
+      watch.evaluate(step, loop.state, loop.frozen)
+    if loop.controls is not None:
+      checkpoints.save(loop.state, loop.host_state(watch.seen))
+  return watch.summary() | {
+    'train/iterations': step,
+    'train/kl_coef': loop.controls.kl_coef,
+  }

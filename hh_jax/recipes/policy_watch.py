@@ -166,10 +166,10 @@ def pm_gap(workdir: pathlib.Path, step: int) -> dict[str, float]:
   Empty without a held-out PM.
   """
   start, now = (
-    np.load(workdir / f'eval_{name}.npz')
+    policy_evaluation.read_values(workdir / f'eval_{name}.npz')
     for name in ('start', 'last' if step else 'start')
   )
-  if 'heldout_pm_score' not in now.files:
+  if 'heldout_pm_score' not in now:
     return {}
   gains = [now[x] - start[x] for x in ('pm_score', 'heldout_pm_score')]
   gap, error = policy_evaluation.clustered(gains[0] - gains[1])

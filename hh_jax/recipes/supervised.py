@@ -136,8 +136,8 @@ def train_on_rows(
   native.write_card(workdir, model, fingerprint)
   checkpoints = native.Checkpoints(workdir, **config.checkpoints)
   totals = dict.fromkeys(counted, 0)
-  if checkpoints.latest_step() is not None:
-    state, host = checkpoints.restore(state)
+  if (restored := checkpoints.restore(state)) is not None:
+    state, host = restored
     batches.set_state(host['batches'])
     totals |= host['totals']
   writer = metrics_lib.MetricsWriter(

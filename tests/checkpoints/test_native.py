@@ -38,7 +38,7 @@ def test_restores_all_of_a_state_on_another_mesh(tmp_path):
   one = sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])
   state = save_run(tmp_path, four)
   checkpoints = native.Checkpoints(tmp_path)
-  assert checkpoints.latest_step() == 7
+  assert checkpoints.resumable_step == 7
   for mesh in (four, one):
     other = make_state(mesh, seed=1)
     restored, host = checkpoints.restore(other)

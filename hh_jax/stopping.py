@@ -1,0 +1,66 @@
+"""SIGTERM and SIGINT: what is learnt is saved before a run stops."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+  """A signal ended the run; `signum` says which one."""
+
+  def __init__(self, signum: int):
+    super().__init__(signum)
+    self.signum = signum
+
+  def __str__(self) -> str:
+    return 'terminated' if self.signum == signal.SIGTERM else 'interrupted'
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+  raise Stopped(signum)
+
+
+@contextlib.contextmanager
+def _handled(
+  handler: Callable[[int, FrameType | None], None],
+) -> Iterator[None]:
+  """The handler of both signals; Python has them in its main thread alone."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = {s: signal.signal(s, handler) for s in SIGNALS}
+  try:
+    yield
+  finally:
+    for signum, old in before.items():
+      signal.signal(signum, old)
+
+
+def at_once() -> contextlib.AbstractContextManager[None]:
+  """Within it both signals raise Stopped where the program is."""
+  return _handled(_raise)
+
+
+@contextlib.contextmanager
+def after_a_step() -> Iterator[Callable[[], int]]:
+  """Within it the first signal waits for the step; the second one doesn't.
+
+  Yields a function: the signal that waits, or 0. A loop that sees one saves and
+  ends; then the block raises Stopped.
+  """
+  waiting = 0
+
+  def note(signum: int, frame: FrameType | None) -> None:
+    nonlocal waiting
+    if waiting:
+      raise Stopped(signum)
+    waiting = signum
+
+  with _handled(note):
+    yield lambda: waiting
+  if waiting:
+    raise Stopped(waiting)
