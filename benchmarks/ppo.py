@@ -17,7 +17,11 @@ import time
 
 from benchmarks import common
 
-PHASES = {'sample': 'generate', 'score': 'score', 'update': 'update'}
+# With one minibatch an epoch the first update shares the scoring pass, and both
+# are one phase: `learn` counts as the update, and score_s is 0.
+PHASES = {
+  'sample': 'generate', 'score': 'score', 'update': 'update', 'learn': 'update',
+}  # fmt: skip
 
 
 def main(argv=None) -> dict:
@@ -163,11 +167,14 @@ def step_flops(args, network) -> dict[str, float]:
 
   whole = forward(both, both / 2)
   update = 3 * args.ppo_epochs * (2 * whole + head)
+  score = 4 * whole + 2 * head
+  if args.minibatches == 1:  # one pass for both
+    update, score = update + score - 2 * whole - head, 0.0
   # the last token drawn is read by no one
   sample = forward(prompt, prompt / 2) + forward(reply - 1, prompt + reply / 2)
   flops = {
     'generate': sample + head,
-    'score': 4 * whole + 2 * head,
+    'score': score,
     'update': update,
   }
   return {name: args.batch * x for name, x in flops.items()}
@@ -184,10 +191,10 @@ def iterate(args, loop):
   times, phases, losses = [], [], []
   for i in range(args.warmup + args.steps):
     begin = time.perf_counter()
-    rollout, seen = loop.collect(jax.random.fold_in(key, i))
-    metrics = loop.update(rollout)
+    _, seen, metrics = loop.iteration(jax.random.fold_in(key, i))
     times.append(time.perf_counter() - begin)
-    phases.append({PHASES[k]: x.seconds for k, x in loop.phases.items()})
+    seconds = {PHASES[k]: x.seconds for k, x in loop.phases.items()}
+    phases.append(dict.fromkeys(PHASES.values(), 0.0) | seconds)
     losses.append(float(metrics['loss'][-1]))
     if metrics['skipped'].any():
       raise SystemExit(f'error: iteration {i} has a non-finite update')

@@ -142,6 +142,30 @@ def _accumulated(
   }
 
 
+def apply_gradients(
+  state: TrainState,
+  grads: Params,
+  metrics: dict[str, Array],
+  tx: optax.GradientTransformation,
+  *,
+  skip_nonfinite: bool,
+) -> tuple[TrainState, dict[str, Array]]:
+  """One optimizer step; metrics gain grad_norm, and maybe skipped."""
+  metrics = metrics | {'grad_norm': optax.tree.norm(grads)}
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  if skip_nonfinite:
+    is_finite = jnp.isfinite(metrics['loss'] + metrics['grad_norm'])
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(is_finite, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
+    metrics['skipped'] = 1.0 - is_finite
+  state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+  return state, metrics
+
+
 def make_train_step(
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
@@ -166,21 +190,9 @@ def make_train_step(
       grads, metrics = _accumulated(
         loss_fn, state.params, batch, key, num=num_micro_batches
       )
-    metrics['grad_norm'] = optax.tree.norm(grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    if skip_nonfinite:
-      is_finite = jnp.isfinite(metrics['loss'] + metrics['grad_norm'])
-      params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
-      )
-      metrics['skipped'] = 1.0 - is_finite
-    state = state.replace(
-      step=state.step + 1, params=params, opt_state=opt_state
+    return apply_gradients(
+      state, grads, metrics, tx, skip_nonfinite=skip_nonfinite
     )
-    return state, metrics
 
   return jax.jit(
     train_step, donate_argnames='state', out_shardings=(shardings, None)

@@ -92,12 +92,18 @@ def test_ppo_floor_by_hand():
   )
   args = common.parser('').parse_args(FLAGS)
   args.prompt_len, args.response_len, args.seq_len, args.ppo_epochs = 2, 3, 5, 4
+  args.minibatches = 2
   # 16 x 16 for q, k, v and the output, three products of the MLP of 48
   token = 2 * (4 * 16 * 16 + 3 * 16 * 48)
   head, whole = 2 * 32 * 16 * 3, 5 * token + 4 * 16 * 5 * 2.5
   flops = ppo.step_flops(args, common.make_model(args))
   assert flops['score'] == 4 * (4 * whole + 2 * head)
   assert flops['update'] == 4 * 3 * 4 * (2 * whole + head)
+  args.minibatches = 1  # scores and first update: one pass of two networks
+  shared = ppo.step_flops(args, common.make_model(args))
+  assert shared['score'] == 0
+  saved = 4 * (2 * whole + head)
+  assert shared['update'] == flops['score'] + flops['update'] - saved
   # two prompt columns at context 1, two reply columns at 3.5
   sample = 4 * token + 4 * 16 * (2 * 1 + 2 * 3.5)
   assert flops['generate'] == 4 * (sample + head)

@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from hh_jax.rl import kl
 from hh_jax.types import Array, LossFn, Params, PolicyBatch, Rollout
 
-# (params, rollout) -> (logprobs, entropy, values), float32 [B, R] each
-PolicyFn = Callable[[Params, Rollout], tuple[Array, Array, Array]]
+# (logprobs, entropy, values) of reply tokens, float32 [B, R] each
+Outputs = tuple[Array, Array, Array]
+PolicyFn = Callable[[Params, Rollout], Outputs]
+# outputs, batch -> (loss [], metrics)
+SurrogateFn = Callable[[Outputs, PolicyBatch], tuple[Array, dict[str, Array]]]
 # (params, rows of text) -> loss []
 TextFn = Callable[[Params, Array], Array]
 
@@ -69,29 +72,25 @@ def reference_kl(
   return ratio * estimate if name == 'k3' else estimate
 
 
-def ppo_loss(
-  policy_fn: PolicyFn,
+def surrogate_loss(
   *,
   clip_eps: float,
   value_clip: float,
   value_coef: float,
   entropy_coef: float,
   kl_estimator: str,
-  text_fn: TextFn | None = None,
-  text_coef: float = 0.0,
-) -> LossFn:
+) -> SurrogateFn:
   """Clipped surrogate (Schulman et al. 2017, eq. 7) and what is added to it.
 
   + value_coef * value loss - entropy_coef * entropy + rollout.kl_coef * KL to
-  the reference (kl_estimator 'k2' or 'k3'; see reference_kl) + text_coef * text
-  loss (PPO-ptx, Ouyang et al. 2022). A coefficient of 0 leaves its term out
-  of the gradient (the entropy out of the metrics too: a pass over all logits).
+  the reference (kl_estimator 'k2' or 'k3'; see reference_kl). A coefficient of
+  0 leaves its term out of the gradient (the entropy out of the metrics too: a
+  pass over all logits).
   """
 
-  def loss_fn(params: Params, batch: PolicyBatch, key: Array):
-    del key
+  def loss_fn(outputs: Outputs, batch: PolicyBatch):
+    logprobs, entropy, values = outputs
     rollout, weights = batch.rollout, batch.weights
-    logprobs, entropy, values = policy_fn(params, rollout)
     chex.assert_equal_shape([logprobs, entropy, values, weights])
 
     def mean(x: Array) -> Array:
@@ -106,18 +105,37 @@ def ppo_loss(
       'value_loss': mean(value_loss(values, rollout, value_clip=value_clip)),
       'kl_loss': mean(to_reference * rollout.kl_coef[:, None]),
     }
-    if text_fn is not None:
-      terms['text_loss'] = text_fn(params, batch.text)
     loss = terms['policy_loss'] + terms['kl_loss']
     if value_coef:
       loss += value_coef * terms['value_loss']
     if entropy_coef:
       terms['entropy'] = mean(entropy)
       loss -= entropy_coef * terms['entropy']
-    if text_fn is not None:
-      loss += text_coef * terms['text_loss']
     moved = _moved(log_ratio, weights, clip_eps=clip_eps)
     return loss, terms | jax.lax.stop_gradient(moved)
+
+  return loss_fn
+
+
+def ppo_loss(
+  policy_fn: PolicyFn,
+  surrogate: SurrogateFn,
+  *,
+  text_fn: TextFn | None = None,
+  text_coef: float = 0.0,
+) -> LossFn:
+  """The surrogate of a policy + text_coef * text loss.
+
+  The latter is PPO-ptx (Ouyang et al. 2022).
+  """
+
+  def loss_fn(params: Params, batch: PolicyBatch, key: Array):
+    del key
+    loss, metrics = surrogate(policy_fn(params, batch.rollout), batch)
+    if text_fn is not None:
+      metrics['text_loss'] = text_fn(params, batch.text)
+      loss += text_coef * metrics['text_loss']
+    return loss, metrics
 
   return loss_fn
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -17,7 +18,7 @@ from hh_jax.losses import language_model, ppo
 from hh_jax.model import Transformer
 from hh_jax.recipes import phases as phases_lib
 from hh_jax.recipes import policy_evaluation, policy_watch
-from hh_jax.rl import advantages, alarms
+from hh_jax.rl import advantages, alarms, updates
 from hh_jax.rl import controls as controls_lib
 from hh_jax.rl import rollout as rollout_lib
 from hh_jax.types import Params, Rollout, TokenBatch, TrainState
@@ -37,17 +38,20 @@ def text_fn(model: Transformer, *, chunk: int) -> ppo.TextFn:
   return loss
 
 
-def make_phases(
-  config: ml_collections.ConfigDict,
-  nets: rollout_lib.Networks,
-  tx: Any,
-  shardings: Any,
-) -> Phases:
-  """sample, score and update of an iteration, as config says."""
-  in_reward = config.kl_in == 'reward'
-  how = rollout_lib.Rewarding(
+def shares_pass(config: ml_collections.ConfigDict) -> bool:
+  """Whether the first update sees all rows, and so the pass that scored them.
+
+  Text and micro-batches have passes of their own.
+  """
+  parts = config.num_minibatches * config.num_micro_batches
+  return parts == 1 and not config.ptx_coef
+
+
+def make_rewarding(config: ml_collections.ConfigDict) -> rollout_lib.Rewarding:
+  """How scores become advantages, as config says."""
+  return rollout_lib.Rewarding(
     kl_estimator=config.kl_estimator,
-    kl_in_reward=in_reward,
+    kl_in_reward=config.kl_in == 'reward',
     no_stop=config.no_stop,
     no_stop_penalty=config.no_stop_penalty,
     advantage_fn=advantages.make(
@@ -58,13 +62,30 @@ def make_phases(
     ),
     whiten=config.whiten_advantages,
   )
-  loss_fn = ppo.ppo_loss(
-    nets.actor_critic.policy_fn(entropy_gradient=config.entropy_coef > 0),
+
+
+def make_phases(
+  config: ml_collections.ConfigDict,
+  nets: rollout_lib.Networks,
+  tx: Any,
+  shardings: Any,
+) -> Phases:
+  """sample, score and update of an iteration, as config says.
+
+  Where shares_pass, the last two are one, learn.
+  """
+  how = make_rewarding(config)
+  surrogate = ppo.surrogate_loss(
     clip_eps=config.clip_eps,
     value_clip=config.value_clip,
     value_coef=0.0 if nets.values == 'none' else config.value_coef,
     entropy_coef=config.entropy_coef,
     kl_estimator=config.kl_estimator,
+  )
+  entropy_gradient = config.entropy_coef > 0
+  loss_fn = ppo.ppo_loss(
+    nets.actor_critic.policy_fn(entropy_gradient=entropy_gradient),
+    surrogate,
     text_fn=text_fn(nets.policy, chunk=nets.chunk) if config.ptx_coef else None,
     text_coef=config.ptx_coef,
   )
@@ -78,16 +99,25 @@ def make_phases(
   jitted = {
     'sample': rollout_lib.make_sample(
       nets, num_samples=config.samples_per_prompt, slots=config.slots
-    ),
-    'score': rollout_lib.make_score(nets, how),
-    'update': rollout_lib.make_update(
-      step,
-      shardings=shardings,
-      num_epochs=config.num_epochs,
-      num_minibatches=config.num_minibatches,
-      aggregate=config.aggregate,
-    ),
+    )
   }
+  settings = dict(
+    shardings=shardings,
+    num_epochs=config.num_epochs,
+    aggregate=config.aggregate,
+  )
+  if shares_pass(config):
+    apply = functools.partial(train.apply_gradients, tx=tx, skip_nonfinite=True)
+    jitted['learn'] = updates.make_learn(
+      *(nets, how, surrogate, step, apply),
+      entropy_gradient=entropy_gradient,
+      **settings,
+    )
+  else:
+    jitted['score'] = rollout_lib.make_score(nets, how)
+    jitted['update'] = updates.make_update(
+      step, num_minibatches=config.num_minibatches, **settings
+    )
   return {name: phases_lib.Phase(fn) for name, fn in jitted.items()}
 
 
@@ -127,8 +157,14 @@ class Loop:
       params=self.state.params | {'value': value | moved}
     )
 
-  def collect(self, key: jax.Array) -> tuple[Rollout, dict[str, Any]]:
-    """Samples replies to the next prompts, and scores them."""
+  def iteration(
+    self, key: jax.Array
+  ) -> tuple[Rollout, dict[str, Any], dict[str, Any]]:
+    """Samples replies to the next prompts, scores them and learns from them.
+
+    The rollout, what it says of the policy that sampled, and the metrics of all
+    updates, [E * M] each.
+    """
     prompts = sharding.place(self.mesh, next(self.prompts))
     samples = self.phases['sample'](self.state.params['policy'], prompts, key)
     samples, is_cut = sampling.cut_at_markers(samples, self.decode)
@@ -138,16 +174,16 @@ class Loop:
       'reference': self.frozen['reference'],
       'pm': self.frozen['pm_score'],
     }
-    rollout, seen = self.phases['score'](
-      self.state.params, frozen, self.controls.arrays(), samples
-    )
-    return rollout, jax.device_get(seen) | {'spelt_marker_rate': is_cut.mean()}
-
-  def update(self, rollout: Rollout) -> dict[str, Any]:
-    """All minibatches of all epochs; their metrics, [E * M] each."""
-    text = sharding.place(self.mesh, next(self.text)) if self.text else None
-    self.state, metrics = self.phases['update'](self.state, rollout, text)
-    return jax.device_get(metrics)
+    given = frozen, self.controls.arrays(), samples
+    if 'learn' in self.phases:
+      self.state, rollout, *metrics = self.phases['learn'](self.state, *given)
+    else:
+      rollout, seen = self.phases['score'](self.state.params, *given)
+      text = sharding.place(self.mesh, next(self.text)) if self.text else None
+      self.state, update = self.phases['update'](self.state, rollout, text)
+      metrics = seen, update
+    seen, update = jax.device_get(metrics)
+    return rollout, seen | {'spelt_marker_rate': is_cut.mean()}, update
 
   def adapt(self, seen: dict[str, Any]) -> None:
     """Moves the KL coefficient and the score normaliser."""
@@ -217,9 +253,9 @@ def iterate(
 ) -> dict[str, float]:
   """Iteration `step`, from 1: its metrics, which the watch has written."""
   coef = loop.controls.kl_coef
-  rollout, seen = loop.collect(key)
+  rollout, seen, update = loop.iteration(key)
+  # what is refused here was learnt from, and is never saved
   values = watch.check_rollout(step, rollout, seen)
-  update = loop.update(rollout)
   steps = int(loop.state.step)
   values |= {
     'ppo/kl_coef': coef,

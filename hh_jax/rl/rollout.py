@@ -1,6 +1,6 @@
-"""The phases of an iteration, each one device call: sample, score, update.
+"""Replies, and what they are worth: the phases that come before updates.
 
-Axis letters: B batch, P prompt, R reply columns, E epochs, M minibatches.
+Axis letters: B batch, P prompt, R reply columns.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from hh_jax import arrays, sampling
 from hh_jax.losses import ppo
@@ -20,12 +18,9 @@ from hh_jax.rl import policy as policy_lib
 from hh_jax.types import (
   Array,
   Params,
-  PolicyBatch,
   Prompts,
   Rollout,
   Samples,
-  TokenBatch,
-  TrainState,
 )  # fmt: skip
 
 
@@ -136,6 +131,65 @@ def make_sample(
   return jax.jit(sample)
 
 
+def credit(
+  nets: Networks,
+  how: Rewarding,
+  outputs: ppo.Outputs,
+  frozen: Params,
+  controls: dict[str, Array],
+  samples: Samples,
+) -> tuple[Rollout, dict[str, Array]]:
+  """What the samples are worth to the networks whose outputs are given.
+
+  Arguments and results as those of make_score's function.
+  """
+  logprobs, entropy, values = outputs
+  mask, coef = samples.reply_mask, controls['kl_coef']
+  pm_score = judge(nets, frozen['pm'], samples)
+  ref_logprobs = nets.actor_critic.logprobs(
+    frozen['reference'], samples.tokens, samples.prompt_lengths
+  )
+  log_ratio = (logprobs - ref_logprobs) * mask
+  estimates = {name: kl.estimate(log_ratio, name) for name in kl.ESTIMATORS}
+  score = rewards.stopped_score(
+    (pm_score - controls['score_mean']) / controls['score_std'],
+    samples.is_stopped,
+    no_stop=how.no_stop,
+    penalty=how.no_stop_penalty,
+  )
+  reward = rewards.kl_rewards(
+    score,
+    estimates[how.kl_estimator],
+    mask,
+    kl_coef=coef * how.kl_in_reward,
+  )
+  values = values * mask
+  advs, returns = how.advantage_fn(reward, values, mask)
+  rollout = Rollout(
+    tokens=samples.tokens,
+    prompt_lengths=samples.prompt_lengths,
+    reply_mask=mask,
+    logprobs=logprobs * mask,
+    ref_logprobs=ref_logprobs * mask,
+    values=values,
+    advantages=arrays.whiten(advs, mask) if how.whiten else advs,
+    returns=returns,
+    kl_coef=jnp.full(
+      pm_score.shape, 0.0 if how.kl_in_reward else coef, jnp.float32
+    ),
+  )
+  metrics = _seen(samples, rollout, estimates)
+  if nets.values != 'none':
+    metrics |= _value_metrics(rollout)
+  return rollout, metrics | {
+    'pm_score': pm_score.mean(),
+    'pm_score_std': pm_score.std(),
+    'score': score.mean(),
+    'reward': reward.sum(axis=1).mean(),
+    'entropy': arrays.masked_mean(entropy, mask),
+  }
+
+
 def make_score(
   nets: Networks, how: Rewarding
 ) -> Callable[..., tuple[Rollout, dict[str, Array]]]:
@@ -145,55 +199,10 @@ def make_score(
   {'kl_coef', 'score_mean', 'score_std'}, float32 [] each: a PM score counts
   less the mean and over the deviation.
   """
-  actor_critic = nets.actor_critic
 
   def score(params, frozen, controls, samples: Samples):
-    pm_score = judge(nets, frozen['pm'], samples)
-    mask = samples.reply_mask
-    where = (samples.tokens, samples.prompt_lengths)
-    logprobs, entropy, values = actor_critic(params, *where)
-    ref_logprobs = actor_critic.logprobs(frozen['reference'], *where)
-    log_ratio = (logprobs - ref_logprobs) * mask
-    estimates = {name: kl.estimate(log_ratio, name) for name in kl.ESTIMATORS}
-    centred = (pm_score - controls['score_mean']) / controls['score_std']
-    stopped = rewards.stopped_score(
-      centred,
-      samples.is_stopped,
-      no_stop=how.no_stop,
-      penalty=how.no_stop_penalty,
-    )
-    coef = controls['kl_coef']
-    reward = rewards.kl_rewards(
-      stopped,
-      estimates[how.kl_estimator],
-      mask,
-      kl_coef=coef * how.kl_in_reward,
-    )
-    values = values * mask
-    advs, returns = how.advantage_fn(reward, values, mask)
-    rollout = Rollout(
-      tokens=samples.tokens,
-      prompt_lengths=samples.prompt_lengths,
-      reply_mask=mask,
-      logprobs=logprobs * mask,
-      ref_logprobs=ref_logprobs * mask,
-      values=values,
-      advantages=arrays.whiten(advs, mask) if how.whiten else advs,
-      returns=returns,
-      kl_coef=jnp.full(
-        pm_score.shape, 0.0 if how.kl_in_reward else coef, jnp.float32
-      ),
-    )
-    metrics = _seen(samples, rollout, estimates)
-    if nets.values != 'none':
-      metrics |= _value_metrics(rollout)
-    return rollout, metrics | {
-      'pm_score': pm_score.mean(),
-      'pm_score_std': pm_score.std(),
-      'score': stopped.mean(),
-      'reward': reward.sum(axis=1).mean(),
-      'entropy': arrays.masked_mean(entropy, mask),
-    }
+    outputs = nets.actor_critic(params, samples.tokens, samples.prompt_lengths)
+    return credit(nets, how, outputs, frozen, controls, samples)
 
   return jax.jit(score)
 
@@ -220,59 +229,6 @@ def _value_metrics(rollout: Rollout) -> dict[str, Array]:
     'explained_variance': 1 - unexplained / (spread + 1e-8),
     'value': arrays.masked_mean(rollout.values, mask),
   }
-
-
-def make_update(
-  train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]],
-  *,
-  shardings: Any,
-  num_epochs: int,
-  num_minibatches: int,
-  aggregate: str,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-  """The jitted update(state, rollout, text): all minibatches of all epochs.
-
-  Minibatches are redrawn each epoch; metrics are [E * M]. `text` has E * M
-  times the rows of a minibatch, or is None. `shardings` are those of the
-  state, which it keeps: otherwise the second iteration would compile
-  everything again.
-  """
-  row_sharding = NamedSharding(shardings.step.mesh, P('fsdp'))
-  num_updates = num_epochs * num_minibatches
-
-  def placed(tree: Any) -> Any:
-    # gathered rows would otherwise be whole on every device
-    return jax.tree.map(
-      lambda x: jax.lax.with_sharding_constraint(x, row_sharding), tree
-    )
-
-  def update(state: TrainState, rollout: Rollout, text: TokenBatch | None):
-    batch = rollout.tokens.shape[0]
-
-    def rows(epoch: Array) -> Array:
-      key = jax.random.fold_in(state.key, state.step)
-      order = jax.random.permutation(jax.random.fold_in(key, epoch), batch)
-      return order.reshape(num_minibatches, -1)
-
-    def body(state: TrainState, xs: tuple[Array, TokenBatch | None]):
-      index, text = xs
-      minibatch = placed(jax.tree.map(lambda x: x[index], rollout))
-      if text is not None:
-        text = placed(text)
-        targets = jnp.maximum(text.loss_mask.sum(), 1.0)
-        text = text.replace(loss_mask=text.loss_mask / targets)
-      weights = ppo.token_weights(minibatch.reply_mask, aggregate=aggregate)
-      return train_step(state, PolicyBatch(minibatch, weights, text))
-
-    index = jax.vmap(rows)(jnp.arange(num_epochs)).reshape(num_updates, -1)
-    text = jax.tree.map(
-      lambda x: x.reshape(num_updates, -1, *x.shape[1:]), text
-    )
-    return jax.lax.scan(body, state, (index, text))
-
-  return jax.jit(
-    update, donate_argnames='state', out_shardings=(shardings, None)
-  )
 
 
 def make_draw(

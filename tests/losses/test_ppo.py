@@ -32,13 +32,17 @@ def make_batch(aggregate='token_mean', **changes):
   return PolicyBatch(rollout, weights, text=None)
 
 
+def loss_fn(policy_fn, **changes):
+  return ppo.ppo_loss(policy_fn, ppo.surrogate_loss(**(SETTINGS | changes)))
+
+
 def loss_of(batch, logprobs, values, entropy=None, **changes):
   entropy = jnp.ones_like(logprobs) if entropy is None else entropy
 
   def policy_fn(params, rollout):
     return logprobs, entropy, values
 
-  return ppo.ppo_loss(policy_fn, **(SETTINGS | changes))({}, batch, None)
+  return loss_fn(policy_fn, **changes)({}, batch, None)
 
 
 def test_by_hand():
@@ -98,7 +102,7 @@ def test_text_is_added_with_its_coefficient():
   def loss(params):
     return ppo.ppo_loss(
       lambda p, r: (rollout.logprobs, rollout.values, rollout.values),
-      **SETTINGS,
+      ppo.surrogate_loss(**SETTINGS),
       text_fn=text_fn,
       text_coef=0.5,
     )(params, batch, None)
@@ -120,8 +124,7 @@ def test_at_the_sampling_policy_it_is_the_policy_gradient():
     'logprobs': batch.rollout.logprobs,
     'values': batch.rollout.values,
   }
-  loss_fn = ppo.ppo_loss(policy_fn, **SETTINGS)
-  (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+  (_, metrics), grads = jax.value_and_grad(loss_fn(policy_fn), has_aux=True)(
     params, batch, None
   )
   assert metrics['ratio_max'] == 1.0
@@ -138,9 +141,9 @@ def test_a_clipped_ratio_has_no_gradient():
     return params, jnp.zeros((1, 3)), batch.rollout.values
 
   ratio = jnp.log(jnp.array([[1.5, 0.5, 1.0]]))
-  grads = jax.grad(
-    lambda p: ppo.ppo_loss(policy_fn, **SETTINGS)(p, batch, None)[0]
-  )(batch.rollout.logprobs + ratio)
+  grads = jax.grad(lambda p: loss_fn(policy_fn)(p, batch, None)[0])(
+    batch.rollout.logprobs + ratio
+  )
   assert grads[0, 0] == 0.0  # would only gain by going further
   assert grads[0, 1] < 0.0  # must be free to come back
 
@@ -171,7 +174,7 @@ def test_columns_past_the_end_change_nothing():
       )
 
     return jax.value_and_grad(
-      ppo.ppo_loss(policy_fn, **(SETTINGS | {'kl_estimator': 'k3'})),
+      loss_fn(policy_fn, kl_estimator='k3'),
       has_aux=True,
     )(1.0, batch, None)
 

@@ -17,8 +17,8 @@ from hh_jax import __main__ as main_lib
 POINTS = {
   'log': 'hh_jax.metrics MetricsWriter write',
   'seal': 'hh_jax.checkpoints.integrity seal',  # all written, not renamed
-  'collect': 'hh_jax.recipes.policy_training Loop collect',
-  'update': 'hh_jax.recipes.policy_training Loop update',
+  # of an iteration: 1 samples, 2 scores, 3 updates
+  'phase': 'hh_jax.recipes.phases Phase __call__',
   'evaluate': 'hh_jax.recipes.policy_watch Watch evaluate',
 }
 IN_FLIGHT = 0.002  # seconds

@@ -52,7 +52,10 @@ def assert_ends_alike(run: pathlib.Path, other: pathlib.Path) -> None:
   ('stage', 'deaths'),
   [
     ('pm', ('log:2', 'seal:1', 'seal:2', 'log:3')),
-    ('ppo', ('evaluate:1', 'collect:2', 'update:3', 'seal:1', 'evaluate:2')),
+    (
+      'ppo',
+      ('evaluate:1', 'phase:4', 'phase:3', 'seal:1', 'phase:8', 'phase:2'),
+    ),
   ],
 )
 def test_kill_9_at_any_moment(chain, cache_dir, tmp_path, stage, deaths):

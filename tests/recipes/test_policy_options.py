@@ -9,7 +9,7 @@ import pytest
 
 from hh_jax import metrics as metrics_lib
 from hh_jax.checkpoints import native
-from hh_jax.recipes import common, ensembles, policy_watch
+from hh_jax.recipes import common, ensembles, policy_training, policy_watch
 from hh_jax.rl import rollout as rollout_lib
 from tests.recipes import chain as chain_lib
 
@@ -142,6 +142,27 @@ def test_every_phase_says_how_long_it_took_and_what_it_needs(adapting):
   for phase in ('sample', 'score', 'update'):
     assert all(row[f'{phase}/seconds'] > 0 for row in rows)
     assert rows[0][f'{phase}/temp_bytes'] > 0
+
+
+def test_one_minibatch_learns_from_the_pass_that_scored(
+  run_stage, tmp_path, monkeypatch
+):
+  """And ends where a run with two passes ends, but for rounding."""
+  one_minibatch = flags('num_minibatches=1', 'num_iterations=2')
+  assert run_stage('ppo', *one_minibatch).code == 0
+  row = chain_lib.rows(tmp_path / 'ppo' / policy_watch.PHASES)[0]
+  assert row['learn/seconds'] > 0 and 'score/seconds' not in row
+  (tmp_path / 'ppo').rename(tmp_path / 'shared')
+  monkeypatch.setattr(policy_training, 'shares_pass', lambda config: False)
+  assert run_stage('ppo', *one_minibatch).code == 0
+  one, other = (summary(tmp_path / name) for name in ('shared', 'ppo'))
+  assert one['train/optimizer_steps'] == 4
+  for name in ('gain/pm_score', 'last/kl', 'gain/length'):
+    assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
+  found = (lines(tmp_path / name, 'ppo/loss')[0] for name in ('shared', 'ppo'))
+  one, other = found
+  for name in ('ppo/loss', 'ppo/grad_norm', 'rollout/kl_k1', 'rollout/score'):
+    assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
 
 
 def test_an_alarm_ends_the_run(run_stage, tmp_path):

@@ -15,7 +15,7 @@ from hh_jax import arrays, sampling, sharding, train
 from hh_jax import model as model_lib
 from hh_jax.data import packing
 from hh_jax.losses import ppo
-from hh_jax.rl import advantages, ensemble
+from hh_jax.rl import advantages, ensemble, updates
 from hh_jax.rl import rollout as rollout_lib
 
 ARMS, BETA, BATCH = (4, 5, 6), 0.5, 512
@@ -85,11 +85,13 @@ def make_score(nets, advantage, kl_in, estimator, num_samples):
 def make_update(nets, tx, shardings, estimator):
   loss_fn = ppo.ppo_loss(
     nets.actor_critic.policy_fn(entropy_gradient=False),
-    clip_eps=0.2, value_clip=0.0, entropy_coef=0.0,
-    value_coef=0.5 if nets.values == 'separate' else 0.0,
-    kl_estimator=estimator,
+    ppo.surrogate_loss(
+      clip_eps=0.2, value_clip=0.0, entropy_coef=0.0,
+      value_coef=0.5 if nets.values == 'separate' else 0.0,
+      kl_estimator=estimator,
+    ),
   )  # fmt: skip
-  return rollout_lib.make_update(
+  return updates.make_update(
     train.make_train_step(loss_fn, tx, shardings),
     shardings=shardings, num_epochs=1, num_minibatches=2,
     aggregate='token_mean',

@@ -11,7 +11,7 @@ import pytest
 from hh_jax import model as model_lib
 from hh_jax import sampling, sharding, train, types
 from hh_jax.losses import ppo
-from hh_jax.rl import advantages, ensemble
+from hh_jax.rl import advantages, ensemble, updates
 from hh_jax.rl import rollout as rollout_lib
 
 B, P, R, D, CHUNK = 8, 4, 16, 8, 16
@@ -81,10 +81,12 @@ def compile_update(nets, rollout):
     state, shardings = train.state_from(params, tx, jax.random.key(1), mesh)
     loss_fn = ppo.ppo_loss(
       nets.actor_critic.policy_fn(entropy_gradient=True),
-      clip_eps=0.2, value_clip=0.0, entropy_coef=0.1, value_coef=0.5,
-      kl_estimator='k1',
+      ppo.surrogate_loss(
+        clip_eps=0.2, value_clip=0.0, entropy_coef=0.1, value_coef=0.5,
+        kl_estimator='k1',
+      ),
     )  # fmt: skip
-    update = rollout_lib.make_update(
+    update = updates.make_update(
       train.make_train_step(loss_fn, tx, shardings),
       shardings=shardings, num_epochs=1, num_minibatches=1,
       aggregate='token_mean',

@@ -13,7 +13,7 @@ from hh_jax import arrays, sampling, sharding, train, types
 from hh_jax import model as model_lib
 from hh_jax.data import packing
 from hh_jax.losses import ppo
-from hh_jax.rl import advantages, ensemble
+from hh_jax.rl import advantages, ensemble, updates
 from hh_jax.rl import rollout as rollout_lib
 
 STOP, EOC, LIKED, VOCAB, REPLY = 3, 4, 5, 8, 4
@@ -208,8 +208,17 @@ def test_values_of_a_head_and_of_nothing(values):
   assert (values == 'none') or np.abs(got).max() > 0.1
 
 
-def make_learner(mesh, *, micro=1, minibatches=2, lr=3e-2, **loss):
-  """A fresh state, what its shardings are, and the update of it."""
+LOSS = dict(
+  clip_eps=0.2, value_clip=0.5, value_coef=0.5, entropy_coef=0.0,
+  kl_estimator='k1',
+)  # fmt: skip
+
+
+def make_learner(mesh, *, micro=1, minibatches=2, lr=3e-2, how=None, **loss):
+  """A fresh state, what its shardings are, and the update of it.
+
+  With `how` the update is one with the scoring.
+  """
   tx = train.make_optimizer(
     lambda step: lr,
     weight_decay=0.0, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8,
@@ -218,28 +227,27 @@ def make_learner(mesh, *, micro=1, minibatches=2, lr=3e-2, **loss):
     'policy': make_frozen()['reference'], 'value': INIT(jax.random.key(2))
   }  # fmt: skip
   state, shardings = train.state_from(params, tx, jax.random.key(4), mesh)
-  settings = dict(
-    clip_eps=0.2, value_clip=0.5, value_coef=0.5, entropy_coef=0.0,
-    kl_estimator='k1',
-  )  # fmt: skip
   entropy_gradient = loss.get('entropy_coef', 0.0) > 0
-  update = rollout_lib.make_update(
-    train.make_train_step(
-      ppo.ppo_loss(
-        NETS.actor_critic.policy_fn(entropy_gradient=entropy_gradient),
-        **(settings | loss),
-      ),
-      tx,
-      shardings,
-      num_micro_batches=micro,
-      skip_nonfinite=True,
-    ),
-    shardings=shardings,
-    num_epochs=2,
-    num_minibatches=minibatches,
-    aggregate='token_mean',
+  surrogate = ppo.surrogate_loss(**(LOSS | loss))
+  policy_fn = NETS.actor_critic.policy_fn(entropy_gradient=entropy_gradient)
+  step = train.make_train_step(
+    ppo.ppo_loss(policy_fn, surrogate),
+    tx,
+    shardings,
+    num_micro_batches=micro,
+    skip_nonfinite=True,
   )
-  return state, shardings, update
+  settings = dict(shardings=shardings, num_epochs=2, aggregate='token_mean')
+  if how is None:
+    update = updates.make_update(step, num_minibatches=minibatches, **settings)
+    return state, shardings, update
+  apply = functools.partial(train.apply_gradients, tx=tx, skip_nonfinite=True)
+  learn = updates.make_learn(
+    *(NETS, how, surrogate, step, apply),
+    entropy_gradient=entropy_gradient,
+    **settings,
+  )
+  return state, shardings, learn
 
 
 @pytest.fixture
@@ -328,6 +336,48 @@ def test_what_is_in_the_padding_changes_nothing(collected, base):
       x, other_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
     )
   chex.assert_trees_all_close(moved, other_moved, atol=2e-5)
+
+
+@pytest.mark.parametrize('fsdp', [1, 4])
+@pytest.mark.parametrize('epochs', [1, 2])
+def test_one_pass_for_scores_and_update_is_the_same_as_two(
+  monkeypatch, fsdp, epochs
+):
+  """With every term of the loss, and KL in it; rows are in another order."""
+  mesh = sharding.make_mesh(fsdp=fsdp, devices=jax.devices()[:fsdp])
+  how = rewarding(kl_in_reward=False)
+  terms = dict(lr=1e-3, entropy_coef=0.01, kl_estimator='k3')
+  for name in ('make_update', 'make_learn'):
+    make = functools.partial(getattr(updates, name))
+    monkeypatch.setattr(
+      updates,
+      name,
+      lambda *args, make=make, **kw: make(*args, **kw | {'num_epochs': epochs}),
+    )
+  with jax.set_mesh(mesh):
+    start, _, update = make_learner(mesh, minibatches=1, **terms)
+    other, shardings, learn = make_learner(mesh, how=how, **terms)
+    before = jax.device_get(start.params)
+    samples = SAMPLE(start.params['policy'], prompts(mesh), jax.random.key(3))
+    given = make_frozen(), controls(), samples
+    score = rollout_lib.make_score(NETS, how)
+    rollout, seen = score(start.params, *given)
+    state, metrics = update(start, rollout, None)
+    learnt, *found = learn(other, *given)
+  assert int(learnt.step) == int(state.step) == epochs
+  assert jax.tree.map(lambda x: x.sharding, learnt) == shardings
+  wanted = jax.device_get((rollout, seen, metrics))
+  assert metrics['loss'].shape == (epochs,)
+  chex.assert_trees_all_close(
+    tuple(jax.device_get(found)), wanted, rtol=2e-4, atol=2e-6
+  )
+  moved, other_moved = (
+    jax.tree.map(np.subtract, jax.device_get(s.params), before)
+    for s in (state, learnt)
+  )
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(moved))
+  assert scale > 5e-4
+  chex.assert_trees_all_close(moved, other_moved, atol=0.02 * scale)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted(collected, base):
