@@ -157,7 +157,7 @@ def test_one_minibatch_learns_from_the_pass_that_scored(
   assert run_stage('ppo', *one_minibatch).code == 0
   one, other = (summary(tmp_path / name) for name in ('shared', 'ppo'))
   assert one['train/optimizer_steps'] == 4
-  for name in ('gain/pm_score', 'last/kl', 'gain/length'):
+  for name in ('gain/pm_score', 'last/kl', 'last/length'):
     assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
   found = (lines(tmp_path / name, 'ppo/loss')[0] for name in ('shared', 'ppo'))
   one, other = found
