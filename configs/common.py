@@ -1,5 +1,7 @@
 """Parts that the configs of several recipes share. Numbers only, no logic."""
 
+import itertools
+
 import ml_collections
 
 from hh_jax.errors import InputError
@@ -164,4 +166,34 @@ def gold_web() -> ml_collections.ConfigDict:
       num_test=500,
       form='binarised',
     ),
+  )
+
+
+def sweep(recipe: str, base: str, cells: tuple, **changes):
+  """Fields of a sweep (hh_jax/sweep.py) of a recipe's config file.
+
+  A cell is what it overrides: 'size=mini seed=0 optimizer.lr=0.001'. The field
+  `overrides` is what all cells do, such as links to other runs.
+  """
+  fields = dict(
+    recipe=recipe,
+    base=base,
+    cells=cells,
+    overrides='',
+    columns=(),  # of the summary, in the table; (): the first six
+    on='local',  # 'slurm': a job array
+    jobs=1,  # at a time
+    gpus=0,  # above 0: as many jobs, one a GPU
+    # parameters: submitit's, such as slurm_partition, gpus_per_node, mem_gb
+    slurm=config(minutes=24 * 60, parameters=config()),
+  )
+  return config(**(fields | changes))
+
+
+def grid(**axes) -> tuple:
+  """Cells of all combinations; a key's dots are written as two underscores."""
+  keys = [key.replace('__', '.') for key in axes]
+  return tuple(
+    ' '.join(f'{key}={value}' for key, value in zip(keys, values, strict=True))
+    for values in itertools.product(*axes.values())
   )

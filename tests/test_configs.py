@@ -54,6 +54,7 @@ SIZES = {
   'report': (),
   'best_of_n': tuple(model_lib.SIZES),
   'sample': (),
+  'sweep': (),
   'ood': ('files', 'hh_rlhf', 'gold_world'),
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),

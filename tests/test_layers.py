@@ -13,7 +13,7 @@ LAYERS = {
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
   4: 'recipes',
-  5: 'cli __main__',
+  5: 'cli sweep __main__',
 }
 LAYER = {part: n for n, parts in LAYERS.items() for part in parts.split()}
 MAX_FUNCTION = 60
@@ -63,7 +63,7 @@ def _foreign_problems(part: str, imported: list[str]) -> Problems:
   banned = list(NOWHERE)
   if part not in ('model', 'block'):
     banned.append('flax.linen')
-  if part not in ('recipes', 'cli', '__main__'):
+  if part not in ('recipes', 'cli', 'sweep', '__main__'):
     banned.extend(CONFIG_PACKAGES)
   if part in WITHOUT_JAX:
     banned.extend(['jax', 'flax', 'optax'])

@@ -19,5 +19,6 @@ RECIPES = {
   'ood': 'hh_jax.recipes.ood',
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',
+  'sweep': 'hh_jax.sweep',
 }
 WITHOUT_WORKDIR = ('sample',)  # those that run without --workdir too
