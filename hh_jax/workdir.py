@@ -4,7 +4,7 @@ Pure Python. Every file is written whole or not at all, and equal numbers give
 equal bytes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import fcntl
@@ -29,9 +29,16 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def open_run(
-  workdir: str | os.PathLike, config: Mapping[str, Any], recipe: str
+  workdir: str | os.PathLike,
+  config: Mapping[str, Any],
+  recipe: str,
+  *,
+  may_change: Collection[str] = (),
 ) -> pathlib.Path:
   """Makes `workdir` the directory of this run, or resumes the run it holds.
+
+  `may_change` are dotted config keys that say how far an unfinished run goes,
+  not what it is: the new values are written down.
 
   Raises InputError on a directory that holds another recipe or config (naming
   the first key that differs) or files of another origin, and on one that
@@ -43,7 +50,10 @@ def open_run(
   try:
     if (path / CONFIG).exists():
       _lock(path)
-      _check_same(path, read_config(path), run)
+      there = read_config(path)
+      _check_same(path, there, run, may_change)
+      if there['config'] != run['config'] and not is_finished(path):
+        write_json(path / CONFIG, there | {'config': run['config']})
       return path
     _make_empty_dir(path)
     _lock(path)
@@ -228,10 +238,14 @@ def _lock(path: pathlib.Path) -> None:
   _OPEN[key] = descriptor
 
 
-def _check_same(path: pathlib.Path, there: dict, here: dict) -> None:
+def _check_same(
+  path: pathlib.Path, there: dict, here: dict, may_change: Collection[str]
+) -> None:
   old = {'recipe': there['recipe'], **dict(_leaves(there['config']))}
   new = {'recipe': here['recipe'], **dict(_leaves(here['config']))}
   for key in {**new, **old}:
+    if key in may_change:
+      continue
     was, now = (
       json.dumps(run[key]) if key in run else 'unset' for run in (old, new)
     )

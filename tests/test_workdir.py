@@ -50,6 +50,23 @@ def test_equal_run_resumes_and_keeps_the_file(tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+def test_what_may_change_is_written_down_until_the_run_has_ended(tmp_path):
+  def reopen(lr, **others):
+    config = {**CONFIG, 'pm': {'lr': lr, 'sizes': (1, 2)}, **others}
+    workdir.open_run(tmp_path, config, 'pm', may_change=('pm.lr',))
+    return workdir.read_config(tmp_path)
+
+  before = reopen(0.001)
+  after = reopen(0.002)
+  assert after['config'].pop('pm') == {'lr': 0.002, 'sizes': [1, 2]}
+  assert before['config'].pop('pm') == {'lr': 0.001, 'sizes': [1, 2]}
+  assert after == before
+  with pytest.raises(InputError, match='seed is 1 there, 2 here'):
+    reopen(0.003, seed=2)
+  workdir.write_summary(tmp_path, {})
+  assert reopen(0.004)['config']['pm']['lr'] == 0.002
+
+
 @pytest.mark.parametrize(
   ('config', 'recipe', 'expected'),
   [

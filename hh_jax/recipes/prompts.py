@@ -16,7 +16,7 @@ from hh_jax import dialogue, sampling, sharding, types
 from hh_jax import metrics as metrics_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import hh_rlhf, machine_prompts, packing
+from hh_jax.data import hh_rlhf, loader, machine_prompts, packing
 from hh_jax.errors import InputError
 from hh_jax.recipes import common
 
@@ -104,7 +104,10 @@ def make_draw(
     if dropped:
       raise ValueError(f'{dropped} contexts are longer than {length} tokens')
     rows = dataclasses.replace(rows, ids=np.array(attempts, np.int32))
+    # the last batch may be smaller: one shape, and one that the mesh divides
+    rows = loader.take(rows, np.arange(config.batch_size) % len(attempts))
     samples = jax.device_get(sample(params, sharding.place(mesh, rows)))
+    samples = loader.take(samples, slice(len(attempts)))
     drawn = map(tokenizer.decode, sampling.reply_tokens(samples))
     return list(drawn), samples.is_stopped.tolist()
 
@@ -196,7 +199,9 @@ def write(path: pathlib.Path, prompts: Sequence[str]) -> None:
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Writes workdir/prompts.jsonl.gz; returns the summary."""
   check(config)
-  root = workdir_lib.open_run(workdir, config.to_dict(), 'prompts')
+  root = workdir_lib.open_run(
+    workdir, config.to_dict(), 'prompts', may_change=('max_attempts',)
+  )
   if workdir_lib.is_finished(workdir):
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)
@@ -214,16 +219,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     num_shown=config.num_shown,
     seed=config.seed,
   )
-  wanted = config.num_prompts
+  wanted, most = config.num_prompts, config.max_attempts
   with metrics_lib.progress(wanted, 'prompts') as bar:
-    while len(maker.made) < wanted and maker.attempts < config.max_attempts:
-      maker.try_batch(config.batch_size)
+    while len(maker.made) < wanted and maker.attempts < most:
+      maker.try_batch(min(config.batch_size, most - maker.attempts))
       bar.update(min(len(maker.made), wanted), {'attempts': maker.attempts})
   dropped = {name: maker.dropped[name] for name in machine_prompts.REASONS}
   if len(maker.made) < wanted:
     raise InputError(
       f'only {len(maker.made)} of config.num_prompts {wanted} prompts after '
-      f'{maker.attempts} attempts (config.max_attempts): dropped {dropped}'
+      f'{maker.attempts} attempts (config.max_attempts {most}; a larger one '
+      f'goes on from here): dropped {dropped}'
     )
   write(root / FILE, maker.made[:wanted])
   workdir_lib.write_json(

@@ -67,6 +67,24 @@ def test_too_few_are_refused_with_the_reasons(fake, run_stage, tmp_path):
   assert not (tmp_path / 'prompts' / 'prompts.jsonl.gz').exists()
 
 
+def test_a_run_of_too_few_attempts_goes_on_with_more(fake, run_stage, tmp_path):
+  def says(i):
+    return f' what {i}' if i % 3 else ' 7'
+
+  tries = fake(says)
+  done = run_stage('prompts', '--config.max_attempts=11')
+  assert 'after 11 attempts (config.max_attempts 11; a larger' in done.err
+  assert run_stage('prompts', '--config.max_attempts=13').code == 2
+  assert tries.seen == [[*range(8)], [8, 9, 10], [11, 12]]
+  assert 'seed is 0' in run_stage('prompts', '--config.seed=1').error
+  assert run_stage('prompts').code == 0
+  resumed = (tmp_path / 'prompts' / 'prompts.jsonl.gz').read_bytes()
+  (tmp_path / 'prompts').rename(tmp_path / 'before')
+  assert run_stage('prompts').code == 0
+  whole = tmp_path / 'prompts' / 'prompts.jsonl.gz'
+  assert whole.read_bytes() == resumed
+
+
 def test_an_interrupted_run_goes_on(fake, run_stage, tmp_path):
   def says(i):
     return f' what {i}' if i % 3 else ' 7'
@@ -104,20 +122,20 @@ def test_what_a_model_says_does_not_depend_on_the_batch(
 ):
   """One that has learnt nothing: whatever it says is counted once."""
   found = []
-  for size in (8, 16):
+  for size in (8, 12):
     done = run_stage(
       'prompts',
-      '--config.max_attempts=16',
+      '--config.max_attempts=14',
       '--config.top_p=0.9',
       f'--config.batch_size={size}',
     )
     assert 'attempts' in done.err
     file = tmp_path / 'prompts' / 'attempts.jsonl'
     batches = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [batch['attempts'] for batch in batches] == [size] * (16 // size)
+    assert [batch['attempts'] for batch in batches] == [size, 14 - size]
     prompts_ = [p for batch in batches for p in batch['prompts']]
     dropped = sum((Counter(b['dropped']) for b in batches), Counter())
-    assert len(prompts_) + dropped.total() == 16
+    assert len(prompts_) + dropped.total() == 14
     found.append((prompts_, dropped))
     shutil.rmtree(tmp_path / 'prompts')
   assert found[0] == found[1]
