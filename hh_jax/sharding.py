@@ -39,9 +39,15 @@ def make_mesh(
     ValueError: the devices cannot be laid out that way.
   """
   devices = jax.devices() if devices is None else list(devices)
-  if fsdp == -1 and model > 0:
-    fsdp = len(devices) // model
-  if model < 1 or fsdp * model != len(devices):
+  if model < 1:
+    raise ValueError(f'mesh model={model} is not 1 or more')
+  if fsdp == -1:
+    fsdp = max(len(devices) // model, 1)
+  if fsdp < 1:
+    raise ValueError(
+      f'mesh fsdp={fsdp} is not 1 or more, or -1: what model leaves'
+    )
+  if fsdp * model != len(devices):
     raise ValueError(
       f'mesh fsdp={fsdp} x model={model} needs {fsdp * model} devices, '
       f'there are {len(devices)}'

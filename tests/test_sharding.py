@@ -45,6 +45,11 @@ def test_what_cannot_be_split_is_refused():
     sharding.make_mesh(fsdp=3)
   with pytest.raises(ValueError, match='there are 4'):
     sharding.make_mesh(model=3)
+  with pytest.raises(ValueError, match='model=8 needs 8 devices, there are 4'):
+    sharding.make_mesh(model=8)
+  for fsdp in (0, -2):
+    with pytest.raises(ValueError, match=f'fsdp={fsdp} is not 1 or more, or'):
+      sharding.make_mesh(fsdp=fsdp)
 
 
 def test_place_splits_rows():

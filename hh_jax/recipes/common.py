@@ -54,15 +54,19 @@ def load_source(data: ml_collections.ConfigDict) -> sources.Source:
 
 
 def make_model(
-  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+  config: ml_collections.ConfigDict,
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  name: str = 'model',
 ) -> Transformer:
-  """The transformer of `config.model`, its vocabulary the tokenizer's."""
+  """The transformer of the section `name` of a run's config, which is `config`;
+  its vocabulary is the tokenizer's."""
   fields = config.to_dict()
   size = fields.pop('size')
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
   except ValueError as e:
-    raise InputError(f'config.model: {e}') from e
+    raise InputError(f'config.{name}: {e}') from e
   return Transformer(shape)
 
 

@@ -28,7 +28,7 @@ def make_networks(
 ) -> rollout_lib.Networks:
   """The functions of policy, value and preference models."""
   policy = common.make_model(config.model, tokenizer)
-  pm = common.make_model(config.pm_model, tokenizer)
+  pm = common.make_model(config.pm_model, tokenizer, name='pm_model')
   return rollout_lib.Networks(
     policy=policy,
     value=pm if value_net == 'pm' else policy,

@@ -50,7 +50,9 @@ def load(
 ) -> tuple[Teacher, dict[str, Any]]:
   """The teacher that config names, and a card of what its pass depends on."""
   context = distillation.read_context(config.context, config.context_file)
-  model = common.make_model(config.teacher_model, tokenizer)
+  model = common.make_model(
+    config.teacher_model, tokenizer, name='teacher_model'
+  )
   params = common.load_params(
     config, 'teacher', model, mesh, fingerprint=tokenizer.fingerprint
   )

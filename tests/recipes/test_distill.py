@@ -146,6 +146,7 @@ def test_a_preference_model_and_a_policy_start_from_it(
     ('init_from=', 'config.init_from is empty'),
     ('teacher=', 'config.teacher is empty'),
     ('teacher_model.size=mini', 'holds a model with num_layers 2'),
+    ('teacher_model.remat=all', "config.teacher_model: remat 'all' is none"),
   ],
 )
 def test_bad_settings_are_refused_in_one_line(run_stage, flag, message):
