@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import math
 import pathlib
 import sys
 from typing import Any
@@ -94,6 +95,7 @@ def load_config(
   config = _unshared(config)
   for key, text in overrides:
     _override(config, key, text)
+  _check_finite(config)
   return config.lock()
 
 
@@ -144,6 +146,19 @@ def _leaves(
       yield from _leaves(value, f'{prefix}{key}.')
     else:
       yield f'{prefix}{key}'
+
+
+def _check_finite(config: ml_collections.ConfigDict, prefix: str = '') -> None:
+  """Raises InputError for a number that no run could write down."""
+  for key, value in config.items():
+    if _is_section(value):
+      _check_finite(value, f'{prefix}{key}.')
+      continue
+    for x in value if isinstance(value, list | tuple) else (value,):
+      if isinstance(x, float) and not math.isfinite(x):
+        raise InputError(
+          f'--config.{prefix}{key} is {x}: numbers have to be finite'
+        )
 
 
 def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:

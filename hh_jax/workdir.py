@@ -276,7 +276,7 @@ def _plain(value: Any, key: str) -> Any:
   if getattr(value, 'shape', None) == ():
     value = value.item()
   if isinstance(value, float) and not math.isfinite(value):
-    raise InputError(f'{key} is {value}, which JSON cannot hold')
+    raise InputError(f'{key} is {value}: numbers have to be finite')
   if value is not None and not isinstance(value, bool | int | float | str):
     raise InputError(f'{key} is a {type(value).__name__}, not plain JSON')
   return value

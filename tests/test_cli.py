@@ -130,6 +130,9 @@ def test_values_take_the_type_of_the_field(config_file, key, text, expected):
     ('width', '1', 'there are pm.model.width, ppo.model.width$'),
     ('seed.x', '1', "no config key 'seed.x'"),
     ('', '1', "no config key ''"),
+    ('lr', '1e999', '--config.lr is inf: numbers have to be finite'),
+    ('pm.model.rate', '-1e999', '--config.pm.model.rate is -inf: numbers'),
+    ('free', '(1, 1e999)', '--config.free is inf: numbers have to be finite'),
     ('pm', '1', 'pm is a section: there are pm.model.rate, pm.model.width'),
   ],
 )

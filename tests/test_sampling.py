@@ -187,8 +187,9 @@ def test_values_are_those_before_each_token(network, samples):
 
 
 def test_bad_settings_are_refused():
-  with pytest.raises(ValueError, match='temperature 0.0 is not positive'):
-    dataclasses.replace(DIST, temperature=0.0)
+  for wrong in (0.0, 1e-45, float('inf'), float('nan')):
+    with pytest.raises(ValueError, match=f'temperature {wrong} is not finite'):
+      dataclasses.replace(DIST, temperature=wrong)
   with pytest.raises(ValueError, match='overlap'):
     dataclasses.replace(DIST, stop=(0,))
 

@@ -113,7 +113,7 @@ def test_ppo_floor_by_hand():
   ('flags', 'says'),
   [
     ('--minibatches 3', 'batch_size 8 is not divisible by num_minibatches=3'),
-    ('--temperature 0', 'temperature 0.0 is not positive'),
+    ('--temperature 0', 'temperature 0.0 is not finite and 1e-06 or more'),
   ],
 )
 def test_ppo_refuses_in_one_line(capsys, flags, says):
@@ -155,7 +155,7 @@ def test_generate_ends_replies_where_the_file_says(prompts_file, capsys):
     ('--steps 3', '12 prompts, 16 are asked for'),
     ('--vocab 4', 'has the token id 4: --vocab 4 is too small'),
     ('--prompts nowhere.npz', '--prompts nowhere.npz: .*No such file'),
-    ('--temperature 0', 'temperature 0.0 is not positive'),
+    ('--temperature 0', 'temperature 0.0 is not finite and 1e-06 or more'),
     ('--prefill-only', '--prompts has no --prefill-only'),
   ],
 )

@@ -72,8 +72,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'config.ks: {k!r} is no whole number from 1 to num_samples '
         f'{config.num_samples}'
       )
-  if not config.temperature > 0:
-    raise InputError(f'config.temperature {config.temperature} is not positive')
+  common.check_temperature(config)
   ensembles.check(config)
   ensembles.check_apart(config)
 

@@ -10,7 +10,7 @@ import ml_collections
 import optax
 
 from hh_jax import model as model_lib
-from hh_jax import sharding, train
+from hh_jax import sampling, sharding, train
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
@@ -213,6 +213,11 @@ def check_positive(config: Any, *names: str) -> None:
     _check_field(config, name)
     if config[name] < 1:
       raise InputError(f'config.{name} {config[name]} is not 1 or more')
+
+
+def check_temperature(config: Any) -> None:
+  """Raises InputError for one that sampling.SamplingDistribution refuses."""
+  check_range(config, 'temperature', sampling.MIN_TEMPERATURE)
 
 
 def check_checkpoints(config: Any) -> None:

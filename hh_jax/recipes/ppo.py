@@ -69,8 +69,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   for name in ('gamma', 'lam'):
     common.check_range(config, name, 0, 1)
   common.check_range(config, 'clip_eps', 1e-9)
-  if not config.temperature > 0:
-    raise InputError(f'config.temperature {config.temperature} is not positive')
+  common.check_temperature(config)
   check_batches(config, common.make_mesh(config.mesh))
   check_combinations(config)
   check_alarms(config.alarms)

@@ -38,7 +38,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_positive(config, *COUNTS)
   common.check_batch(config, common.make_mesh(config.mesh))
   common.check_range(config, 'num_shown', 0)
-  common.check_range(config, 'temperature', 1e-6)
+  common.check_temperature(config)
   common.check_range(config, 'top_p', 1e-6, 1)
   if config.max_attempts < config.num_prompts:
     raise InputError(

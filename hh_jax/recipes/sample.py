@@ -50,10 +50,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise InputError(
       f'config.top_p {config.top_p} is not above 0 and at most 1'
     )
-  if not 0 < config.temperature < math.inf:
-    raise InputError(
-      f'config.temperature {config.temperature} is not positive and finite'
-    )
+  common.check_temperature(config)
   common.check_batch(config, common.make_mesh(config.mesh))
 
 

@@ -6,6 +6,7 @@ reply token i of every row sits in column P + i.
 
 from hh_jax.sampling.decode import sample
 from hh_jax.sampling.distribution import (
+  MIN_TEMPERATURE,
   SamplingDistribution,
   reply_distribution,
 )  # fmt: skip
@@ -21,6 +22,7 @@ from hh_jax.sampling.rows import (
 from hh_jax.sampling.turns import cut_at_markers
 
 __all__ = [
+  'MIN_TEMPERATURE',
   'SamplingDistribution',
   'column_positions',
   'cut_at_markers',

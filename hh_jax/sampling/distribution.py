@@ -1,6 +1,7 @@
 """What a reply token is drawn from. Axis letters: B batch, V vocab."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from hh_jax.types import Array
 
 _BLOCK = 128  # entries of a row that `draw` looks at one by one
+# Logits of up to 1,000 divided by it stay above what nothing is drawn with.
+MIN_TEMPERATURE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +30,11 @@ class SamplingDistribution:
   top_p: float = 1.0  # 1: all
 
   def __post_init__(self):
-    if not self.temperature > 0:
-      raise ValueError(f'temperature {self.temperature} is not positive')
+    if not MIN_TEMPERATURE <= self.temperature < math.inf:
+      raise ValueError(
+        f'temperature {self.temperature} is not finite and '
+        f'{MIN_TEMPERATURE:g} or more'
+      )
     if self.top_k < 0:
       raise ValueError(f'top_k {self.top_k} is not 0 or more')
     if not 0 < self.top_p <= 1:

@@ -174,7 +174,7 @@ REFUSED = {
   'split=valid': "config.split 'valid' is none of ('train', 'test')",
   'batch_size=6': 'config.batch_size 6 is not divisible by fsdp=4',
   'chunk_prompts=0': 'config.chunk_prompts 0 is not 1 or more',
-  'temperature=0.0': 'config.temperature 0.0',
+  'temperature=0.0': 'config.temperature 0.0 is not between 1e-06 and',
   'max_prompt=4': 'no prompt fits config.max_prompt 4',
   'max_reply=0': 'config.max_reply 0 is not 1 or more',
   'run=': 'config.run is empty',

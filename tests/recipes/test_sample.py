@@ -363,8 +363,9 @@ def test_a_terminal_is_not_controlled_by_a_model(monkeypatch):
 @pytest.mark.parametrize(
   ('flag', 'says'),
   [
-    ('temperature=0', 'config.temperature 0.0 is not positive'),
-    ('temperature=1e999', 'config.temperature inf is not positive and finite'),
+    ('temperature=0', 'config.temperature 0.0 is not between 1e-06 and'),
+    ('temperature=1e-45', 'config.temperature 1e-45 is not between 1e-06 and'),
+    ('temperature=1e999', '--config.temperature is inf: numbers have to be'),
     ('top_p=0', 'config.top_p 0.0 is not above 0'),
     ('top_p=1.5', 'config.top_p 1.5 is not above 0 and at most 1'),
     ('top_k=-1', 'config.top_k -1 is not between 0'),
