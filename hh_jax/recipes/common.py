@@ -150,12 +150,27 @@ def read_link(
       f'config.{link} {run} is a {there["recipe"]} run, not a '
       f'{" or ".join(kinds)} run'
     )
+  if step == native.BEST:
+    _check_keeps_best(f'config.{link} {config[link]}', there)
   needs_score = link in KINDS  # other links read activations
   if needs_score and there['config'].get('objective') == 'imitation':
     raise InputError(
       f'config.{link} {run} is a language model: it has no score'
     )
   return there
+
+
+def _check_keeps_best(named: str, there: dict[str, Any]) -> None:
+  """Raises InputError where the run of RUN@best was not one that keeps it."""
+  if there['recipe'] != 'ppo':
+    raise InputError(
+      f'{named}: a {there["recipe"]} run keeps no best checkpoint, ppo runs do'
+    )
+  if not there['config']['heldout_pm']:
+    raise InputError(
+      f'{named}: the run kept no best checkpoint, because it had no held-out '
+      'preference model (config.heldout_pm)'
+    )
 
 
 def load_params(

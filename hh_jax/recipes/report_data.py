@@ -69,6 +69,12 @@ def finished_run(name: str, folder: str) -> pathlib.Path:
     raise InputError(f'config.{name} is empty: give a finished run directory')
   path = pathlib.Path(folder)
   if not path.is_dir():
+    run, at, _ = folder.rpartition('@')
+    if at and pathlib.Path(run).is_dir():
+      raise InputError(
+        f'config.{name} {folder}: a report is about runs, not about a '
+        f'checkpoint of one: name {run}'
+      )
     raise InputError(f'config.{name}: {path} is not a directory')
   if not workdir.is_finished(path):
     raise InputError(

@@ -258,6 +258,8 @@ def damage(runs: pathlib.Path, what: str) -> dict[str, str]:
     return {'pm': ''}
   if what == 'gone':
     return {'ppo': str(runs / 'nowhere')}
+  if what == 'step':
+    return {'ppo': f'{runs / "ppo"}@best'}
   if what == 'unfinished':
     (runs / 'pm' / 'summary.json').unlink()
   if what == 'no pairs':
@@ -295,6 +297,7 @@ def damage(runs: pathlib.Path, what: str) -> dict[str, str]:
   [
     ('empty', r'config\.pm is empty'),
     ('gone', r'config\.ppo: .*nowhere is not a directory'),
+    ('step', r'config\.ppo .*@best: a report is about runs, .*: name .*ppo$'),
     ('unfinished', r'config\.pm: .*not finished'),
     ('no pairs', r'pm/eval\.jsonl: there are no held-out pairs'),
     ('json', r'pm/eval\.jsonl:1601: not JSON'),

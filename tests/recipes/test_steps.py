@@ -76,6 +76,18 @@ def test_a_step_of_a_run_of_another_kind(chain, run_stage):
   assert 'is a ppo run, not a pretrain or pmp or distill or sft run' in error
 
 
+def test_a_run_that_keeps_no_best_says_why(chain, tmp_path):
+  config = json.loads((chain.path / 'ppo' / 'config.json').read_text())
+  config['config']['heldout_pm'] = ''
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  for run, says in (
+    (tmp_path, 'kept no best checkpoint, because it had no held-out'),
+    (chain.path / 'pretrain', 'a pretrain run keeps no best checkpoint'),
+  ):
+    with pytest.raises(InputError, match=f'^config.run {run}@best: .*{says}'):
+      common.read_link({'run': f'{run}@best'}, 'run', kinds=('pretrain', 'ppo'))
+
+
 def test_another_step_of_the_pm_does_not_judge_it(chain, run_stage):
   flag = f'--config.heldout_pm={chain.path / "pm"}@2'
   assert 'is a PM that trains or ranks' in run_stage('ppo', flag).error
