@@ -132,7 +132,11 @@ def curve(
     raise ValueError('standard errors need 2 prompts, there is 1')
   ks = range(1, num + 1) if ks is None else ks
   best = expected_best(ranking, target, ks=ks)
-  gain = best - target.mean(axis=1, keepdims=True)
+  # one sum, not the difference of two: exactly 0 at k = 1
+  above = _by_rank(ranking, target)
+  above -= above[:, :1]
+  first = weights(num, 1)
+  gain = np.stack([above @ (weights(num, k) - first) for k in ks], axis=1)
 
   def error(values: np.ndarray) -> np.ndarray:
     return values.std(axis=0, ddof=1) / math.sqrt(num_prompts)

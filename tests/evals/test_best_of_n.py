@@ -143,9 +143,18 @@ def test_errors_are_over_prompts_and_of_paired_gains():
   assert curve.report()['k'] == [1, 3]
 
 
+def test_best_of_one_gains_exactly_nothing():
+  x = scores(40, 7) + 0.1
+  curve = best_of_n.curve(x, scores(40, 7, 1) / 3)
+  assert curve.gain[0] == curve.gain_se[0] == 0
+  gains = curve.mean - curve.mean[0]
+  np.testing.assert_allclose(curve.gain, gains, atol=1e-15)
+
+
 def test_constant_scores_give_a_flat_curve():
   curve = best_of_n.curve(np.full((3, 5), 2.0))
   np.testing.assert_array_equal(curve.mean, np.full(5, 2.0))
+  np.testing.assert_array_equal(curve.gain, np.zeros(5))
   np.testing.assert_array_equal(curve.gain_se, np.zeros(5))
 
 
