@@ -258,7 +258,7 @@ def iterate(
   values = watch.check_rollout(step, rollout, seen)
   steps = int(loop.state.step)
   values |= {
-    'ppo/kl_coef': coef,
+    'ppo/kl_coef': coef,  # that this iteration used
     'ppo/lr': float(schedule(steps - 1)),
     'ppo/optimizer_steps': steps,
   }
@@ -319,5 +319,6 @@ def train_policy(
       checkpoints.save(loop.state, loop.host_state(watch.seen))
   return watch.summary() | {
     'train/iterations': step,
-    'train/kl_coef': loop.controls.kl_coef,
+    # where it adapts, the last iteration's KL has moved it on
+    'train/next_kl_coef': loop.controls.kl_coef,
   }

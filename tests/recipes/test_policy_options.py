@@ -85,6 +85,9 @@ def test_text_entropy_schedule_and_coefficient(adapting):
   assert coefs[0] == 0.1 and coefs[1] == pytest.approx(0.1 * (1 - 0.2 * 0.16))
   step = np.clip(kls[1] / 1.0 - 1, -0.2, 0.2) * 0.16
   assert coefs[2] == pytest.approx(coefs[1] * (1 + step))
+  step = np.clip(kls[2] / 1.0 - 1, -0.2, 0.2) * 0.16
+  found = summary(adapting)['train/next_kl_coef']
+  assert found == pytest.approx(coefs[2] * (1 + step)) and found != coefs[2]
   assert updates[0]['ppo/optimizer_steps'] == 4
   assert summary(adapting)['train/optimizer_steps'] == 12
 
