@@ -244,7 +244,7 @@ def chat(
   def reply(prompt: str, ids: Sequence[int]) -> str:
     rows.extend(policy.rows([prompt], [ids], number=len(rows)))
     if path is not None:
-      workdir_lib.write_rows(path, rows)
+      _keep_chat(path, rows)
     (drawn,) = rows[-1]['replies']
     said = f'Assistant:{_shown(drawn["text"])}\n'
     print(json.dumps(rows[-1]) if config.json else said, flush=True)
@@ -277,6 +277,14 @@ def _stored_chat(path: pathlib.Path | None) -> list[Row]:
   ):
     raise InputError(f'{path} is no chat: name another --workdir')
   return workdir_lib.read_rows(path, ('prompt', 'replies'))
+
+
+def _keep_chat(path: pathlib.Path, rows: Sequence[Row]) -> None:
+  """Writes the messages and their number: a chat may end after any of them,
+  by Ctrl-C too, and is never found with a number that is not its own."""
+  (path.parent / workdir_lib.SUMMARY).unlink(missing_ok=True)
+  workdir_lib.write_rows(path, rows)
+  workdir_lib.write_summary(path.parent, {MESSAGES: len(rows)})
 
 
 def _turns(row: Row) -> list[dialogue.Turn]:

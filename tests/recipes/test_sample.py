@@ -339,6 +339,8 @@ def test_a_chat_from_the_command_line_and_its_next_day(run, stdin, tmp_path):
   third = json.loads(done.out)
   assert third['prompt'].endswith('\n\nHuman: so\n\nAssistant:')
   assert chain_lib.rows(folder / 'samples.jsonl') == [first, second, third]
+  summary = json.loads((folder / 'summary.json').read_text())
+  assert summary == {'sample/messages': 3}  # as many, though interrupted
   stdin(LINES)
   where = {'of': 'ppo', 'workdir': folder}
   assert 'other prompts' in run('json=true', 'max_prompt=64', **where).error
