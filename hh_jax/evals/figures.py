@@ -336,5 +336,10 @@ def over_steps(
     if len(panel.series) > 1:
       _legend(ax)
   axes[-1].set_xlabel(x_label)
+  whole = ticker.MaxNLocator(
+    # those of other axes, but none between steps, and of one step one tick
+    **dict(nbins='auto', steps=(1, 2, 2.5, 5, 10), integer=True, min_n_ticks=1)
+  )
+  axes[-1].xaxis.set_major_locator(whole)
   axes[-1].xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
   return drawing

@@ -320,6 +320,19 @@ def test_errors_take_one_line_and_name_the_culprit(
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize('steps', [(1,), (0, 1), (0, 1, 3), (0, 400, 800)])
+def test_ticks_of_steps_are_distinct_whole_numbers(steps):
+  x = np.array(steps, np.float64)
+  panel = figures.Panel('loss', [figures.Series('training', x, x / 7)])
+  drawing = figures.over_steps('a run', [panel, panel], x_label='Step')
+  axis = drawing.axes[-1].xaxis
+  low, high = axis.get_view_interval()
+  ticks = [t for t in axis.get_majorticklocs() if low <= t <= high]
+  labels = axis.get_major_formatter().format_ticks(ticks)
+  assert 1 <= len(ticks) <= 10 and len({*labels}) == len(ticks)
+  assert all(t == round(t) for t in ticks)
+
+
 def test_source_names_are_no_markup_in_figures():
   group = figures.Group('$x_{', accuracy=0.6, low=0.5, high=0.7)
   image = figures.png(figures.group_accuracy([group]))
