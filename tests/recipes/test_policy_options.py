@@ -18,8 +18,8 @@ def flags(*settings):
   return [f'--config.{setting}' for setting in settings]
 
 
-RLOO = flags(
-  'advantage=rloo', 'value_net=none', 'samples_per_prompt=2', 'kl_in=loss',
+GROUPS = flags(
+  'value_net=none', 'samples_per_prompt=2', 'kl_in=loss',
   'kl_estimator=k3', 'aggregate=fixed_length', 'whiten_advantages=false',
   'num_iterations=1', 'heldout_pm=',
 )  # fmt: skip
@@ -42,7 +42,8 @@ def summary(path):
 
 
 def test_what_does_not_go_together(run_stage):
-  whitened = [x for x in RLOO if 'whiten' not in x]
+  whitened = [x for x in GROUPS if 'whiten' not in x]
+  whitened += flags('advantage=rloo')
   assert 'whiten_advantages must be False' in run_stage('ppo', *whitened).error
   empty = flags('ptx_coef=1.0', 'ptx_rows=8', 'ptx_row_length=1')
   assert 'ptx_row_length 1 is not 2 or more' in run_stage('ppo', *empty).error
@@ -50,15 +51,102 @@ def test_what_does_not_go_together(run_stage):
   assert 'less than an optimizer step' in run_stage('ppo', *too_often).error
 
 
-def test_rloo_with_the_kl_in_the_loss(run_stage, tmp_path):
-  done = run_stage('ppo', *RLOO)
+@pytest.fixture
+def rollouts(monkeypatch):
+  """What the iterations of a run learnt from."""
+  seen, iteration = [], policy_training.Loop.iteration
+
+  def recording(self, key):
+    rollout, *metrics = iteration(self, key)
+    seen.append(jax.device_get(rollout))
+    return rollout, *metrics
+
+  monkeypatch.setattr(policy_training.Loop, 'iteration', recording)
+  return seen
+
+
+def has_moved(chain, path):
+  """Whether the policy is not where it began."""
+  (params, _), _ = chain_lib.checkpoint(path)
+  (start, _), _ = chain_lib.checkpoint(chain.path / 'pretrain')
+  return not np.array_equal(params['policy']['embedding'], start['embedding'])
+
+
+@pytest.mark.parametrize(
+  ('advantage', 'how'), [('rloo', 'mean_minus_variance'), ('grpo', 'mean')]
+)
+def test_groups_learn_from_an_ensemble_with_the_kl_in_the_loss(
+  chain, run_stage, tmp_path, rollouts, advantage, how
+):
+  others = f"('{chain.path / 'heldout_pm'}',)"
+  settings = flags(f'ensemble.how={how}', 'ensemble.k=500.0')
+  settings += flags(f'advantage={advantage}', f'ensemble.others={others}')
+  done = run_stage('ppo', *GROUPS, *settings)
   assert done.code == 0, done.err
+  (rollout,) = rollouts
+  given = rollout.advantages[:, :1]  # one number a reply
+  np.testing.assert_array_equal(rollout.advantages, given * rollout.reply_mask)
+  one, other = given.reshape(-1, 2).T  # of two, what each is above their mean
+  np.testing.assert_allclose(one, -other, atol=1e-6)
+  sizes = np.abs(one[one != 0])
+  is_scaled = np.abs(sizes - 1) < 0.01
+  assert sizes.size and is_scaled.all() == (advantage == 'grpo')
+  assert has_moved(chain, tmp_path / 'ppo')
   (line,) = lines(tmp_path / 'ppo', 'ppo/loss')
   assert not {'rollout/value', 'rollout/explained_variance'} & line.keys()
   assert line['rollout/reward'] == pytest.approx(line['rollout/score'])
   assert line['ppo/kl_loss'] > 0
   state, _ = chain_lib.checkpoint(tmp_path / 'ppo')
   assert state[0].keys() == {'policy'}
+
+  # at the start the chain's policy gives the same replies
+  scores = member_scores(chain)
+  wanted = scores.mean(axis=0)
+  if how == 'mean_minus_variance':
+    wanted = wanted - 500 * scores.var(axis=0)
+  found = np.load(tmp_path / 'ppo' / 'eval_start.npz')['pm_score']
+  np.testing.assert_allclose(found, wanted, atol=2e-6)
+  assert 500 * scores.var(axis=0).max() > 1e-4
+
+
+def member_scores(chain):
+  """Of both PMs for the start's replies, centred on held-out pairs."""
+  at_start = np.load(chain.path / 'ppo' / 'eval_start.npz')
+  scores = []
+  for name in ('pm', 'heldout_pm'):
+    rows = chain_lib.rows(chain.path / name / 'eval.jsonl')
+    pairs = [[row['score_chosen'], row['score_rejected']] for row in rows]
+    scores.append(at_start[f'{name}_score'] - np.mean(pairs))
+  return np.stack(scores)
+
+
+def test_reinforce_with_slots(chain, run_stage, tmp_path, rollouts):
+  """The reward less the value; a reply does not depend on who waits for it."""
+  done = run_stage('ppo', *flags(
+    'advantage=reinforce', 'whiten_advantages=false', 'num_iterations=1',
+    'slots=4',
+  ))  # fmt: skip
+  assert done.code == 0, done.err
+  (rollout,) = rollouts
+  total, mask = rollout.returns[:, :1], rollout.reply_mask
+  np.testing.assert_array_equal(rollout.returns, total * mask)
+  np.testing.assert_allclose(
+    rollout.advantages, (total - rollout.values) * mask, atol=1e-6
+  )
+  assert np.ptp(rollout.values[mask > 0]) > 1e-4
+  found, wanted = (
+    {k: v for k, v in lines(path, 'ppo/loss')[0].items() if 'rollout/' in k}
+    for path in (tmp_path / 'ppo', chain.path / 'ppo')
+  )
+  del found['rollout/explained_variance'], wanted['rollout/explained_variance']
+  assert total.mean() == pytest.approx(found['rollout/reward'])
+  assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+  narrow, whole = (
+    chain_lib.rows(path / policy_watch.PHASES)[0]['sample/temp_bytes']
+    for path in (tmp_path / 'ppo', chain.path / 'ppo')
+  )
+  assert narrow < whole
+  assert has_moved(chain, tmp_path / 'ppo')
 
 
 @pytest.fixture(scope='module')
