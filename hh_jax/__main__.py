@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   resumes = any(word.startswith('--workdir') for word in argv)
   try:
-    _run(argv)
+    return _run(argv)
   except InputError as error:
     print(f'hh_jax: error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
@@ -41,21 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # who read stdout has seen enough, as `head` has
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141  # as a shell says of a program that SIGPIPE ended
-  return 0
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
   command = cli.parse(
-    argv, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+    argv,
+    recipes.RECIPES,
+    without_workdir=recipes.WITHOUT_WORKDIR,
+    own_options=recipes.OWN_OPTIONS,
   )
   config = cli.load_config(command.config, command.overrides)
   # Imported only now: JAX takes seconds, and most mistakes are found above.
   host.keep_freed_memory()
   recipe = importlib.import_module(recipes.RECIPES[command.recipe])
+  if command.recipe in recipes.OWN_OPTIONS:
+    if command.workdir:
+      raise InputError(f'{command.recipe} takes no --workdir: it prints')
+    return recipe.run(config, command.options)
   with contextlib.ExitStack() as stack:
     if command.workdir:
       stack.enter_context(workdir.withdrawn_if_refused(command.workdir))
     recipe.run(config, command.workdir)
+  return 0
 
 
 def _help() -> str:

@@ -37,12 +37,12 @@ def text_fn(model: Transformer, *, chunk: int) -> ppo.TextFn:
   return loss
 
 
-def make_phases(
+def make_jitted(
   config: ml_collections.ConfigDict,
   nets: rollout_lib.Networks,
   tx: Any,
   shardings: Any,
-) -> Phases:
+) -> dict[str, Callable[..., Any]]:
   """sample, score and update of an iteration, as config says."""
   in_reward = config.kl_in == 'reward'
   how = rollout_lib.Rewarding(
@@ -75,7 +75,7 @@ def make_phases(
     num_micro_batches=config.num_micro_batches,
     skip_nonfinite=True,
   )
-  jitted = {
+  return {
     'sample': rollout_lib.make_sample(
       nets, num_samples=config.samples_per_prompt, slots=config.slots
     ),
@@ -88,6 +88,16 @@ def make_phases(
       aggregate=config.aggregate,
     ),
   }
+
+
+def make_phases(
+  config: ml_collections.ConfigDict,
+  nets: rollout_lib.Networks,
+  tx: Any,
+  shardings: Any,
+) -> Phases:
+  """The same, each timed, with its memory."""
+  jitted = make_jitted(config, nets, tx, shardings)
   return {name: phases_lib.Phase(fn) for name, fn in jitted.items()}
 
 
