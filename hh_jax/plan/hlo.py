@@ -65,6 +65,8 @@ class Operation:
 
 
 Computation = dict[str, Operation]
+# What a condition consists of beside what it compares.
+_PLUMBING = ('parameter', 'fusion', 'copy', 'bitcast', 'tuple')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,22 +127,43 @@ def parse(text: str) -> Program:
 def trip_count(program: Program, loop: Operation) -> int | None:
   """How often a loop runs; None where data decide.
 
-  By XLA's note, or by a condition that compares with a constant. A loop of a
-  scan counts from 0.
+  By XLA's note, or by a condition that compares a counter with a constant. A
+  counter begins at 0; where XLA has unrolled its loop, it goes up by more than
+  1.
   """
   if note := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
     return int(note.group(1))
-  (condition,) = loop.called('condition')
+  (condition,), (body,) = loop.called('condition'), loop.called('body')
   found = list(_in_condition(program, condition))
-  compares = [op for op in found if op.code == 'compare']
-  constants = [op for op in found if op.code == 'constant']
-  is_counter = (
-    len(compares) == 1
-    and len(constants) == 1
-    and 'direction=LT' in compares[0].attributes
-    and not any(op.code in ('reduce', 'and', 'or', 'not') for op in found)
-  )
-  return int(constants[0].operands[0]) if is_counter else None
+  codes = sorted(op.code for op in found if op.code not in _PLUMBING)
+  if codes != ['compare', 'constant', 'get-tuple-element']:
+    return None
+  (compare,) = (op for op in found if op.code == 'compare')
+  (end,) = (op for op in found if op.code == 'constant')
+  (counter,) = (op for op in found if op.code == 'get-tuple-element')
+  if 'direction=LT' not in compare.attributes:
+    return None
+  at = int(re.search(r'index=(\d+)', counter.attributes).group(1))
+  return -(-int(end.operands[0]) // _step(program, body, at))
+
+
+def _step(program: Program, body: str, at: int) -> int:
+  """By how much a loop's body moves entry `at` of what it carries."""
+  computation = program.computations[body]
+  (root,) = (op for op in computation.values() if op.is_root)
+  of = computation[root.operands[at]]
+  while of.code in ('copy', 'bitcast', 'fusion'):
+    if of.code == 'fusion':
+      computation = program.computations[of.called('calls')[0]]
+      (of,) = (op for op in computation.values() if op.is_root)
+    else:
+      of = computation[of.operands[0]]
+  added = [
+    int(computation[name].operands[0])
+    for name in of.operands
+    if name in computation and computation[name].code == 'constant'
+  ]
+  return added[0] if of.code == 'add' and added else 1
 
 
 def _in_condition(program: Program, name: str) -> Iterator[Operation]:
