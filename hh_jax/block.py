@@ -166,6 +166,9 @@ class Block(nn.Module):
       out = attention.attend(query, key, value, asks.mask, impl=c.attention)
     else:
       cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
+      cache = jax.tree.map(
+        lambda kept: sharding.split(kept, 'fsdp', 'model', like=x), cache
+      )
       out = attention.attend_one(
         query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]
       )
