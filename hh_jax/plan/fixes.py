@@ -26,21 +26,29 @@ class Plan:
   mesh: dict[str, int]
   num_params: int
   phases: list[measure.Measured]
-  is_estimate: bool  # compiled for CPUs in place of GPUs
+  is_estimate: bool = False  # compiled for CPUs in place of GPUs
+  refused: str = ''  # why the recipe would not start
   fix: Flags | None = None  # what to change so that it fits
   fixed: 'Plan | None' = None
   tried: tuple[Flags, ...] = ()  # and did not fit
 
   @property
   def fits(self) -> bool:
-    return all(of.fits for of in self.phases)
+    return not self.refused and all(of.fits for of in self.phases)
 
 
 def plan(
   config: Config, topology: chips.Topology, *, vocab_size: int, fix: bool
 ) -> Plan:
   """The plan; with `fix`, where it does not fit, also the first that does."""
-  first = compiled(config, topology, vocab_size=vocab_size)
+  try:
+    first = compiled(config, topology, vocab_size=vocab_size)
+  except InputError as e:
+    if not fix:
+      raise
+    recipe = phases_lib.recipe_of(config)
+    size = phases_lib.num_params(config, vocab_size)
+    first = Plan(topology, recipe, vocab_size, {}, size, [], refused=str(e))
   if first.fits or not fix:
     return first
   tried = []
@@ -116,26 +124,27 @@ def _attention(config: Config, topology: chips.Topology) -> Flags:
 def ladder(config: Config, topology: chips.Topology) -> Iterator[Flags]:
   """Changes that save memory, each on top of those before it.
 
-  From what costs least: bfloat16 products, recomputation, micro-batches, fewer
-  replies at a time, heads and MLP split over more chips.
+  From what costs least: bfloat16 products, recomputation, micro-batches; then
+  the same with heads and MLP split over more chips, which every product pays.
   """
-  flags: Flags = {}
-  for name, worth in (('dtype', 'bfloat16'), ('remat', 'full')):
-    of = {
-      f'{model}.{name}': worth
-      for model in _models(config)
-      if config[model][name] != worth
-    }
-    if of:
-      flags |= of
+  degrees = [config.mesh.model * 2**i for i in range(5)]
+  for degree in degrees:
+    flags: Flags = {}
+    if degree != config.mesh.model:
+      flags = {'mesh.model': degree, 'mesh.fsdp': -1}
       yield dict(flags)
-  if 'num_micro_batches' in config:
-    for num in (2, 4, 8, 16):
-      if num > config.num_micro_batches:
-        flags['num_micro_batches'] = num
+    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full')):
+      changes = {
+        f'{model}.{name}': worth
+        for model in _models(config)
+        if config[model][name] != worth
+      }
+      if changes:
+        flags |= changes
         yield dict(flags)
-  model = 2 * config.mesh.model
-  while model <= min(16, topology.num_chips):
-    flags |= {'mesh.model': model, 'mesh.fsdp': -1}
-    yield dict(flags)
-    model *= 2
+    if 'num_micro_batches' in config:
+      for num in (2, 4, 8, 16):
+        if num > config.num_micro_batches:
+          yield flags | {'num_micro_batches': num}
+    if 2 * degree > topology.num_chips:
+      break

@@ -58,9 +58,9 @@ def _grid(rows: list[list[str]]) -> list[str]:
 def _title(of: Plan) -> str:
   mesh = ' x '.join(f'{name} {size}' for name, size in of.mesh.items())
   return (
-    f'{of.recipe} on {of.topology.name}, {of.topology.num_chips} chips: mesh '
-    f'{mesh}; {of.num_params:.3g} parameters a network, vocabulary '
-    f'{of.vocab_size}'
+    f'{of.recipe} on {of.topology.name}, {of.topology.num_chips} chips'
+    f'{mesh and ": mesh "}{mesh}; {of.num_params:.3g} parameters a network, '
+    f'vocabulary {of.vocab_size}'
   )
 
 
@@ -92,7 +92,8 @@ def render(of: Plan) -> str:
   names = list(dict.fromkeys(name for cells in columns for name in cells))
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
-  lines = [_title(of), *_grid(rows), *_verdict(of)]
+  lines = [_title(of)]
+  lines += [of.refused] if of.refused else [*_grid(rows), *_verdict(of)]
   if of.is_estimate:
     lines.append(
       'an estimate: compiled for CPUs, as there are no such GPUs here; '
@@ -102,13 +103,13 @@ def render(of: Plan) -> str:
   if of.fixed is not None:
     lines += ['', f'fits with {_flags(of.fix)}', render(of.fixed)]
   elif of.tried:
-    lines.append('none of these fits: take more chips')
+    lines.append('none of these fits: take more chips, or smaller batches')
   return '\n'.join(lines)
 
 
 def hours(measured: Sequence[Measured]) -> float | None:
   """Of all calls at their bounds; None where something is not known."""
-  if any(of.time is None or of.calls is None for of in measured):
+  if not measured or any(not of.time or not of.calls for of in measured):
     return None
   return sum(of.time * of.calls for of in measured) / 3600
 
@@ -135,6 +136,7 @@ def as_json(of: Plan) -> dict[str, Any]:
     'params': of.num_params,
     'is_estimate': of.is_estimate,
     'fits': of.fits,
+    'refused': of.refused,
     'hours': time,
     'chip_hours': None if time is None else time * of.topology.num_chips,
     'phases': phases,
