@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   resumes = any(word.startswith('--workdir') for word in argv)
   try:
     with stopping.at_once():
-      _run(argv)
+      return _run(argv)
   except InputError as error:
     print(f'hh_jax: error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
@@ -50,21 +50,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = '; free some, and the same command resumes' if resumes else ''
     print(f'hh_jax: error: no space left on the device{hint}', file=sys.stderr)
     return 2
-  return 0
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
   command = cli.parse(
-    argv, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+    argv,
+    recipes.RECIPES,
+    without_workdir=recipes.WITHOUT_WORKDIR,
+    own_options=recipes.OWN_OPTIONS,
   )
   config = cli.load_config(command.config, command.overrides)
   # Imported only now: JAX takes seconds, and most mistakes are found above.
   host.keep_freed_memory()
   recipe = importlib.import_module(recipes.RECIPES[command.recipe])
+  if command.recipe in recipes.OWN_OPTIONS:
+    if command.workdir:
+      raise InputError(f'{command.recipe} takes no --workdir: it prints')
+    return recipe.run(config, command.options)
   with contextlib.ExitStack() as stack:
     if command.workdir:
       stack.enter_context(workdir.ours(command.workdir))
     recipe.run(config, command.workdir)
+  return 0
 
 
 def _help() -> str:

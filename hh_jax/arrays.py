@@ -76,19 +76,24 @@ def chunked(fn: Callable[..., Array], chunk: int, *arrays: Array) -> Array:
   """fn over row chunks of [N, ...] arrays, recomputed in the backward pass.
 
   Bounds what fn materialises (the logits of a vocabulary head) to `chunk` rows;
-  the last chunk is padded with zeros and cut off again.
+  the last chunk is padded with zeros and cut off again. A chunk is every n-th
+  row, so that each device has a share of every chunk.
   """
   n = arrays[0].shape[0]
   if n <= chunk:
     return fn(*arrays)
-  pad = -n % chunk
+  num = -(-n // chunk)
 
   def split(x: Array) -> Array:
-    x = jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape((-1, chunk) + x.shape[1:])
+    x = jnp.pad(x, [(0, num * chunk - n)] + [(0, 0)] * (x.ndim - 1))
+    return jnp.moveaxis(x.reshape((chunk, num) + x.shape[1:]), 1, 0)
+
+  def join(y: Array) -> Array:
+    y = jnp.moveaxis(y, 0, 1)
+    return y.reshape((num * chunk,) + y.shape[2:])[:n]
 
   body = jax.checkpoint(fn, prevent_cse=False)
   _, out = jax.lax.scan(
     lambda _, xs: (None, body(*xs)), None, tuple(split(x) for x in arrays)
   )
-  return jax.tree.map(lambda y: y.reshape((-1,) + y.shape[2:])[:n], out)
+  return jax.tree.map(join, out)

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays, attention
+from hh_jax import arrays, attention, sharding
 from hh_jax.sizes import ModelConfig
 from hh_jax.types import Array
 
@@ -138,8 +138,9 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, cache, ctx, columns=None):
+    x = sharding.split(x, 'fsdp')
     x, cache = self._attention(x, cache, ctx, columns)
-    x = self._mlp(x)
+    x = self._mlp(sharding.split(x, 'fsdp'))
     return x, (cache, kept_of(self.read, x, ctx))
 
   def _attention(self, x, cache, ctx, columns):
@@ -165,6 +166,9 @@ class Block(nn.Module):
       out = attention.attend(query, key, value, asks.mask, impl=c.attention)
     else:
       cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
+      cache = jax.tree.map(
+        lambda kept: sharding.split(kept, 'fsdp', 'model', like=x), cache
+      )
       out = attention.attend_one(
         query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]
       )

@@ -5,7 +5,7 @@ choices, and a flag changes exactly the one key it names.
 """
 
 import ast
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib.util
@@ -37,6 +37,7 @@ class Command:
   config: str  # PATH or PATH:SIZE
   workdir: str  # '' where none is named and the recipe needs none
   overrides: tuple[tuple[str, str], ...]  # (dotted key, value as typed)
+  options: dict[str, Any]  # those that only this recipe has
 
 
 def parse(
@@ -44,23 +45,29 @@ def parse(
   recipes: Collection[str],
   *,
   without_workdir: Collection[str] = (),
+  own_options: Mapping[str, Mapping[str, type]] | None = None,
 ) -> Command:
   """Reads `RECIPE --config=PATH[:SIZE] [--config.KEY=VALUE ...] --workdir=DIR`.
 
   Raises InputError on anything else; `--option value` is the same as
   `--option=value`, and of an option given twice the last one counts. Recipes
-  of `without_workdir` do without --workdir.
+  of `without_workdir` do without --workdir. `own_options` are those that one
+  recipe has and their types; one of bool stands alone.
   """
   recipe, *rest = argv
   if recipe not in recipes:
     raise InputError(f'no recipe {recipe!r}: {_nearest(recipe, recipes)}')
+  own = (own_options or {}).get(recipe, {})
+  known = (*OPTIONS, *own)
   found: dict[str, str] = {}
   words = iter(rest)
   for word in words:
     option, has_value, value = word.partition('=')
-    if option not in OPTIONS and not option.startswith('--config.'):
-      raise InputError(f'no option {option!r}: {_nearest(option, OPTIONS)}')
-    if not has_value:
+    if option not in known and not option.startswith('--config.'):
+      raise InputError(f'no option {option!r}: {_nearest(option, known)}')
+    if not has_value and own.get(option) is bool:
+      value = 'true'
+    elif not has_value:
       value = next(words, None)
     if value is None:
       raise InputError(f'{option} has no value: write {option}=VALUE')
@@ -77,7 +84,12 @@ def parse(
     if option.startswith('--config.')
   ]
   workdir = found.get('--workdir', '')
-  return Command(recipe, found['--config'], workdir, (*overrides,))
+  options = {
+    option: _parse_value(option, found[option], kind, kind())
+    for option, kind in own.items()
+    if option in found
+  }
+  return Command(recipe, found['--config'], workdir, (*overrides,), options)
 
 
 def load_config(
@@ -201,7 +213,8 @@ def _parse_value(key: str, text: str, kind: type, old: Any) -> Any:
     fits = kind is type(None) or type(value) is kind
   if not fits:
     expected = KINDS.get(kind, kind.__name__)
-    raise InputError(f'config key {key} takes {expected}, not {text!r}')
+    key = key if key.startswith('--') else f'config key {key}'
+    raise InputError(f'{key} takes {expected}, not {text!r}')
   return value
 
 

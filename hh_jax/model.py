@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays, attention
+from hh_jax import arrays, attention, sharding
 from hh_jax.block import (
   Block,
   Columns,
@@ -247,12 +247,14 @@ class Transformer:
   def logits(self, params: Params, hidden: Array) -> Array:
     """Vocabulary logits of hidden [..., D], float32 [..., V]."""
     dtype = jnp.dtype(self.config.dtype)
-    return jnp.einsum(
+    logits = jnp.einsum(
       '...d,vd->...v',
-      hidden.astype(dtype),
+      sharding.split(hidden, 'fsdp').astype(dtype),
       params['embedding'].astype(dtype),
       preferred_element_type=jnp.float32,
     )
+    between = (None,) * (logits.ndim - 2)
+    return sharding.split(logits, 'fsdp', *between, 'model')
 
   def scores(self, params: Params, hidden: Array) -> Array:
     """The scalar head on hidden [..., D], float32 [...]; PM units."""

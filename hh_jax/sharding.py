@@ -98,3 +98,28 @@ def place(mesh: Mesh, batch: Any) -> Any:
     return jax.device_put(np.asarray(x), sharding)
 
   return jax.tree.map(put, batch)
+
+
+def split(
+  x: jax.Array, *axes: str | None, like: jax.Array | None = None
+) -> jax.Array:
+  """x, its leading dimensions over these mesh axes; within a jitted function.
+
+  What XLA would choose by itself may be far worse: it follows the parameters,
+  and computes all rows on every device. The mesh is that of the type of x, or
+  of `like` (constants have none); arguments carry it into a jitted function.
+  Where there is none, or a dimension does not divide (a single row), x stays
+  as it is.
+  """
+  mesh = jax.typeof(x if like is None else like).sharding.mesh
+  if mesh.empty or mesh.size == 1:
+    return x
+  sizes = [mesh.shape[axis] if axis else 1 for axis in axes]
+  if any(n % size for n, size in zip(x.shape, sizes, strict=False)):
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))
+
+
+def split_rows(tree: Any, *, like: jax.Array) -> Any:
+  """Arrays [B, ...], B split as `place` does; see split."""
+  return jax.tree.map(lambda x: split(x, 'fsdp', like=like), tree)

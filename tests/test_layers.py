@@ -12,7 +12,7 @@ LAYERS = {
   1: 'model block sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
-  4: 'recipes',
+  4: 'recipes plan',
   5: 'cli sweep __main__',
 }
 LAYER = {part: n for n, parts in LAYERS.items() for part in parts.split()}
@@ -63,7 +63,7 @@ def _foreign_problems(part: str, imported: list[str]) -> Problems:
   banned = list(NOWHERE)
   if part not in ('model', 'block'):
     banned.append('flax.linen')
-  if part not in ('recipes', 'cli', 'sweep', '__main__'):
+  if part not in ('recipes', 'plan', 'cli', 'sweep', '__main__'):
     banned.extend(CONFIG_PACKAGES)
   if part in WITHOUT_JAX:
     banned.extend(['jax', 'flax', 'optax'])

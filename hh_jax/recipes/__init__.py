@@ -1,7 +1,8 @@
 """What `python -m hh_jax NAME` runs.
 
-Each module has `run(config, workdir)`; the first line of its docstring is its
-line in the command's help.
+Each module has `run(config, workdir)` (of OWN_OPTIONS: `run(config, options)`
+-> exit code); the first line of its docstring is its line in the command's
+help.
 """
 
 RECIPES = {
@@ -20,5 +21,10 @@ RECIPES = {
   'report': 'hh_jax.recipes.report',
   'pipeline': 'hh_jax.recipes.pipeline',
   'sweep': 'hh_jax.sweep',
+  'plan': 'hh_jax.plan.command',
 }
-WITHOUT_WORKDIR = ('sample',)  # those that run without --workdir too
+WITHOUT_WORKDIR = ('sample', 'plan')  # those that run without --workdir too
+# Those that have options of their own, and no run directory.
+OWN_OPTIONS = {
+  'plan': {'--topology': str, '--vocab': int, '--json': bool, '--fix': bool}
+}

@@ -64,12 +64,12 @@ def make_rewarding(config: ml_collections.ConfigDict) -> rollout_lib.Rewarding:
   )
 
 
-def make_phases(
+def make_jitted(
   config: ml_collections.ConfigDict,
   nets: rollout_lib.Networks,
   tx: Any,
   shardings: Any,
-) -> Phases:
+) -> dict[str, Callable[..., Any]]:
   """sample, score and update of an iteration, as config says.
 
   Where shares_pass, the last two are one, learn.
@@ -118,6 +118,17 @@ def make_phases(
     jitted['update'] = updates.make_update(
       step, num_minibatches=config.num_minibatches, **settings
     )
+  return jitted
+
+
+def make_phases(
+  config: ml_collections.ConfigDict,
+  nets: rollout_lib.Networks,
+  tx: Any,
+  shardings: Any,
+) -> Phases:
+  """The same, each timed, with its memory."""
+  jitted = make_jitted(config, nets, tx, shardings)
   return {name: phases_lib.Phase(fn) for name, fn in jitted.items()}
 
 

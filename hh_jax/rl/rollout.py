@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays, sampling
+from hh_jax import arrays, sampling, sharding
 from hh_jax.losses import ppo
 from hh_jax.model import Transformer
 from hh_jax.rl import advantages, ensemble, kl, rewards
@@ -122,11 +122,12 @@ def make_sample(
 
   def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
     row_ids = jnp.arange(prompts.tokens.shape[0])
-    return draw(
+    samples = draw(
       *(nets, policy, prompts, key, row_ids),
       num_samples=num_samples,
       slots=slots,
     )
+    return sharding.split_rows(samples, like=prompts.tokens)
 
   return jax.jit(sample)
 
@@ -181,6 +182,7 @@ def credit(
   metrics = _seen(samples, rollout, estimates)
   if nets.values != 'none':
     metrics |= _value_metrics(rollout)
+  rollout = sharding.split_rows(rollout, like=samples.tokens)
   return rollout, metrics | {
     'pm_score': pm_score.mean(),
     'pm_score_std': pm_score.std(),

@@ -161,7 +161,7 @@ def _read(task: _Task, state: _Slots) -> _Read:
 
 def _refill(task: _Task, state: _Slots) -> _Slots:
   """A slots that are done begin the next A replies."""
-  a, width = task.at_once, task.width
+  a, width, slots = task.at_once, task.width, state.is_done.shape[0]
   where = jnp.argsort(~state.is_done, stable=True)[:a]
   reply = state.next_reply + jnp.arange(a)
   read = _read(task, state)
@@ -176,11 +176,20 @@ def _refill(task: _Task, state: _Slots) -> _Slots:
 
     return jax.tree.map(of, cache, read.cache)
 
+  def write_all(x: Array, y: Array) -> Array:
+    # row after row, each would travel to all devices
+    y = jnp.repeat(y, copies, axis=_row_axis(y))
+    return jax.lax.dynamic_update_slice(x, y, (0,) * x.ndim)
+
+  if a == slots:
+    cache = jax.tree.map(write_all, state.cache, read.cache)
+  else:
+    cache = jax.lax.fori_loop(0, a, write, state.cache)
   lengths = jnp.repeat(read.lengths, copies)
   _, is_real = rows.column_positions(lengths, width, state.seen.shape[1])
   in_prompt = is_real & (jnp.arange(state.seen.shape[1]) < width)[None]
   state = state.replace(
-    cache=jax.lax.fori_loop(0, a, write, state.cache),
+    cache=cache,
     seen=state.seen.at[where].set(in_prompt),
     reply=state.reply.at[where].set(reply),
     drawn=state.drawn.at[where].set(0),

@@ -1,0 +1,1 @@
+"""What a run will need of chips, by compiling it for them; see command.py."""

@@ -1,0 +1,150 @@
+"""A plan of a config, and of the configs that would fit in its place."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+
+from hh_jax import sharding
+from hh_jax.errors import InputError
+from hh_jax.plan import chips, measure
+from hh_jax.plan import phases as phases_lib
+
+Config = ml_collections.ConfigDict
+Flags = dict[str, Any]  # dotted config key -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What was compiled, and what it takes."""
+
+  topology: chips.Topology
+  recipe: str
+  vocab_size: int
+  mesh: dict[str, int]
+  num_params: int
+  phases: list[measure.Measured]
+  is_estimate: bool = False  # compiled for CPUs in place of GPUs
+  refused: str = ''  # why the recipe would not start
+  fix: Flags | None = None  # what to change so that it fits
+  fixed: 'Plan | None' = None
+  tried: tuple[Flags, ...] = ()  # and did not fit
+
+  @property
+  def fits(self) -> bool:
+    return not self.refused and all(of.fits for of in self.phases)
+
+
+def plan(
+  config: Config, topology: chips.Topology, *, vocab_size: int, fix: bool
+) -> Plan:
+  """The plan; with `fix`, where it does not fit, also the first that does."""
+  try:
+    first = compiled(config, topology, vocab_size=vocab_size)
+  except InputError as e:
+    if not fix:
+      raise
+    recipe = phases_lib.recipe_of(config)
+    size = phases_lib.num_params(config, vocab_size)
+    first = Plan(topology, recipe, vocab_size, {}, size, [], refused=str(e))
+  if first.fits or not fix:
+    return first
+  tried = []
+  for flags in ladder(config, topology):
+    try:
+      other = compiled(
+        changed(config, flags), topology, vocab_size=vocab_size, whole=False
+      )
+    except InputError:  # a mesh or a batch that does not divide
+      continue
+    if other.fits:
+      return dataclasses.replace(
+        first, fix=flags, fixed=other, tried=tuple(tried)
+      )
+    tried.append(flags)
+  return dataclasses.replace(first, tried=tuple(tried))
+
+
+def compiled(
+  config: Config,
+  topology: chips.Topology,
+  *,
+  vocab_size: int,
+  whole: bool = True,
+) -> Plan:
+  """One config; unless `whole`, no further than to what does not fit."""
+  config = changed(config, _attention(config, topology))
+  try:
+    mesh = sharding.make_mesh(
+      **config.mesh.to_dict(), devices=topology.devices()
+    )
+  except ValueError as e:
+    raise InputError(f'config.mesh: {e}') from e
+  phases = phases_lib.make(config, mesh, vocab_size=vocab_size)
+  seen, done = {}, []
+  for of in phases:
+    done.append(measure.phase(of, topology, seen))
+    if not whole and not done[-1].fits:
+      break
+  return Plan(
+    topology=topology,
+    recipe=phases_lib.recipe_of(config),
+    vocab_size=vocab_size,
+    mesh=dict(mesh.shape),
+    num_params=phases_lib.num_params(config, vocab_size),
+    phases=done,
+    is_estimate=topology.kind == 'gpu' and jax.default_backend() == 'cpu',
+  )
+
+
+def changed(config: Config, flags: Flags) -> Config:
+  """A copy with other values."""
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(flags)
+  return config.lock()
+
+
+def _models(config: Config) -> list[str]:
+  return [name for name in ('model', 'pm_model') if name in config]
+
+
+def _attention(config: Config, topology: chips.Topology) -> Flags:
+  """What 'auto' is on the chips, which are not those of this process."""
+  if topology.kind == 'cpu':
+    return {}
+  return {
+    f'{name}.attention': 'xla'
+    for name in _models(config)
+    if config[name].attention == 'auto'
+  }
+
+
+def ladder(config: Config, topology: chips.Topology) -> Iterator[Flags]:
+  """Changes that save memory, each on top of those before it.
+
+  From what costs least: bfloat16 products, recomputation, micro-batches; then
+  the same with heads and MLP split over more chips, which every product pays.
+  """
+  degrees = [config.mesh.model * 2**i for i in range(5)]
+  for degree in degrees:
+    flags: Flags = {}
+    if degree != config.mesh.model:
+      flags = {'mesh.model': degree, 'mesh.fsdp': -1}
+      yield dict(flags)
+    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full')):
+      changes = {
+        f'{model}.{name}': worth
+        for model in _models(config)
+        if config[model][name] != worth
+      }
+      if changes:
+        flags |= changes
+        yield dict(flags)
+    if 'num_micro_batches' in config:
+      for num in (2, 4, 8, 16):
+        if num > config.num_micro_batches:
+          yield flags | {'num_micro_batches': num}
+    if 2 * degree > topology.num_chips:
+      break

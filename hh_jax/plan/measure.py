@@ -1,0 +1,151 @@
+"""Compiles phases, and says what they need of a chip and of its time."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from hh_jax.plan import chips, costs, hlo
+from hh_jax.plan import phases as phases_lib
+
+RESOURCES = ('flops', 'memory', 'links')
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """One phase on one chip: bytes, FLOPs and seconds a call."""
+
+  name: str
+  calls: int | None
+  compile_s: float
+  # bytes; temp is None where the compiler only said that it is too much
+  arguments: int
+  outputs: int | None
+  temporaries: int | None
+  resident: int  # arrays that are no arguments but stay
+  peak: float  # all together; results in place of arguments count once
+  memory: float | None  # of the chip
+  model_flops: float  # by the formula, of one chip's share
+  flops: float | None  # of the compiled program
+  memory_traffic: float | None
+  sent: dict[str, float]  # bytes that leave the chip, by collective
+  open_loops: int  # loops whose trips are a bound
+  seconds: dict[str, float]  # lower bounds, by resource
+
+  @property
+  def fits(self) -> bool:
+    return self.memory is None or self.peak <= self.memory
+
+  @property
+  def bound(self) -> str | None:
+    """What takes longest."""
+    return max(self.seconds, key=self.seconds.get) if self.seconds else None
+
+  @property
+  def time(self) -> float | None:
+    return max(self.seconds.values()) if self.seconds else None
+
+  @property
+  def mfu_bound(self) -> float | None:
+    """The most of the chip's peak that useful FLOPs can be."""
+    if not self.time:
+      return None
+    useful = self.model_flops / self.flops * self.seconds['flops']
+    return useful / self.time
+
+
+def needed_bytes(message: str) -> float | None:
+  """What a compiler that ran out of memory says a program needs."""
+  units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+  if found := re.search(r'Used ([\d.]+)([KMGT]) of', message):
+    return float(found.group(1)) * units[found.group(2)]
+  return None
+
+
+def _resources(found: costs.Costs, chip: chips.Chip | None) -> dict[str, float]:
+  """Seconds that each resource needs at its peak."""
+  if chip is None:
+    return {}
+  seconds = (
+    found.flops / chip.flops,
+    found.memory / chip.memory_bandwidth,
+    sum(found.collectives.values()) / chip.link_bandwidth,
+  )
+  return dict(zip(RESOURCES, seconds, strict=True))
+
+
+def phase(
+  of: phases_lib.Phase, topology: chips.Topology, seen: dict[str, Any]
+) -> Measured:
+  """Compiles one phase; its results go to `seen`, for those after it."""
+  arguments = of.arguments(seen)
+  start = time.perf_counter()
+  lowered = of.jitted.lower(*arguments)
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as e:
+    if (needed := needed_bytes(str(e))) is None:
+      raise
+    seen[of.name] = phases_lib.in_rows(lowered.out_info, arguments)
+    found = _too_big(arguments, needed)
+  else:
+    seen[of.name] = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      lowered.out_info,
+      compiled.output_shardings,
+    )
+    found = _of_compiled(compiled, of, topology)
+  resident = phases_lib.chip_bytes(of.resident)
+  return Measured(
+    name=of.name,
+    calls=of.calls,
+    compile_s=time.perf_counter() - start,
+    resident=resident,
+    memory=topology.memory,
+    model_flops=of.flops / topology.num_chips,
+    **found | {'peak': found['peak'] + resident},
+  )
+
+
+def _too_big(arguments: Any, needed: float) -> dict[str, Any]:
+  """What is known where the compiler gave up."""
+  return dict(
+    arguments=phases_lib.chip_bytes(arguments),
+    outputs=None,
+    temporaries=None,
+    peak=needed,
+    flops=None,
+    memory_traffic=None,
+    sent={},
+    open_loops=0,
+    seconds={},
+  )
+
+
+def _of_compiled(
+  compiled: Any, of: phases_lib.Phase, topology: chips.Topology
+) -> dict[str, Any]:
+  found = costs.of_program(
+    hlo.parse(compiled.as_text()),
+    topology.num_chips,
+    open_trips=of.open_trips,
+  )
+  memory = compiled.memory_analysis()
+  size = {
+    name: getattr(memory, f'{name}_size_in_bytes')
+    for name in ('argument', 'output', 'temp', 'alias', 'generated_code')
+  }
+  return dict(
+    arguments=size['argument'],
+    outputs=size['output'],
+    temporaries=size['temp'],
+    # results in the place of arguments count once
+    peak=sum(size.values()) - 2 * size['alias'],
+    flops=found.flops,
+    memory_traffic=found.memory,
+    sent=found.collectives,
+    open_loops=found.open_loops,
+    seconds=_resources(found, topology.chip),
+  )

@@ -1,0 +1,177 @@
+"""Plans of the smallest model, for the devices that tests have."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from configs import pm as pm_config
+from configs import ppo as ppo_config
+from configs import pretrain as pretrain_config
+from hh_jax import __main__ as main_lib
+from hh_jax import sharding
+from hh_jax.errors import InputError
+from hh_jax.plan import chips, command, fixes, measure, phases
+
+CPU = chips.parse('cpu:4')
+VOCAB = 512
+SHORT = ['--config.row_length=32', '--config.batch_size=8', '--vocab=512']
+
+
+def _pm():
+  config = pm_config.get_config('tiny')
+  config.update(row_length=32, batch_size=8, max_pairs=2)
+  return config
+
+
+def _ppo():
+  config = ppo_config.get_config('tiny')
+  config.update(
+    max_prompt=16, max_reply=8, batch_size=16, head_chunk=64, eval_batch_size=8
+  )
+  config.num_minibatches = 2
+  return config
+
+
+@pytest.fixture(scope='module')
+def ppo_plan():
+  return fixes.compiled(_ppo(), CPU, vocab_size=VOCAB)
+
+
+@pytest.mark.parametrize('recipe', ['pm', 'pretrain'])
+def test_a_training_step_is_what_the_formula_says(recipe):
+  config = _pm()
+  if recipe == 'pretrain':
+    config = pretrain_config.get_config('tiny')
+    config.update(row_length=32, batch_size=8, head_chunk=64)
+  plan = fixes.compiled(config, CPU, vocab_size=VOCAB)
+  (step,) = plan.phases
+  assert plan.recipe == recipe
+  assert step.flops == pytest.approx(step.model_flops, rel=0.1)
+  mesh = sharding.make_mesh()
+  ((state, batch),) = (
+    of.arguments({}) for of in phases.make(config, mesh, vocab_size=VOCAB)
+  )
+  # parameters and two moments, of which a chip has a quarter
+  floats = [x for x in jax.tree.leaves(state) if x.ndim > 0]
+  shares = sum(x.size * 4 for x in floats) / 4
+  assert step.arguments == phases.chip_bytes((state, batch))
+  assert shares < step.arguments < 1.1 * shares
+  assert plan.fits and step.seconds == {}
+
+
+def test_every_phase_of_a_policy_iteration_is_there(ppo_plan):
+  sample, score, update = ppo_plan.phases
+  assert [x.name for x in ppo_plan.phases] == ['sample', 'score', 'update']
+  # the loop's end is the data's; its products of one row are no dots
+  assert sample.open_loops == 1
+  assert 0.5 * sample.model_flops < sample.flops < 1.1 * sample.model_flops
+  for of in (score, update):
+    assert of.flops == pytest.approx(of.model_flops, rel=0.1)
+  # policy and value with their moments, beside reference and PM
+  assert update.resident == pytest.approx(sample.arguments * 2, rel=0.1)
+  assert update.arguments == pytest.approx(sample.arguments * 6, rel=0.1)
+  assert sample.resident == pytest.approx(sample.arguments * 7, rel=0.1)
+
+
+def test_replies_are_spread_over_the_devices(ppo_plan):
+  # ids, masks and log-probs of 4 of 16 replies, 24 columns
+  sample = ppo_plan.phases[0]
+  assert sample.outputs < 2 * 4 * (24 + 8 + 8 + 3) * 4
+
+
+def _chip(memory: float) -> chips.Topology:
+  chip = chips.Chip(1e12, memory / 0.75, 1e9, 1e8)
+  return chips.Topology('gpu:toyx4', 'gpu', 4, chip)
+
+
+def test_a_fix_is_the_first_change_that_fits():
+  config = _pm()
+  config.batch_size = 64  # activations beside the parameters
+  first = fixes.compiled(config, _chip(1e12), vocab_size=VOCAB).phases[0]
+  assert first.fits and first.seconds['links'] == pytest.approx(
+    sum(first.sent.values()) / 1e8
+  )
+  assert first.time == max(first.seconds.values())
+  small = _chip(first.peak - 1)
+  found = fixes.plan(config, small, vocab_size=VOCAB, fix=True)
+  assert not found.fits and found.fixed.fits
+  assert found.fixed.phases[0].peak < first.peak
+  assert (
+    list(found.tried) == list(fixes.ladder(config, small))[: len(found.tried)]
+  )
+  none = fixes.plan(config, _chip(1.0), vocab_size=VOCAB, fix=True)
+  assert none.fixed is None and len(none.tried) > len(found.tried)
+
+
+def test_the_command_prints_a_table_or_json(capsys):
+  argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
+  assert main_lib.main([*argv, '--json']) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found['fits'] and found['mesh'] == {'fsdp': 4, 'model': 1}
+  assert found['hours'] is None
+  assert main_lib.main(argv) == 0
+  assert 'FLOPs, compiled' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    ([], '--topology is missing: it is one of v5e:4x4'),
+    (['--topology=v9:2x2'], "--topology 'v9:2x2' is none of v5e:4x4"),
+    (['--topology=v5p:4x4'], "'v5p:4x4' is none of"),
+    (['--topology=gpu:h200x'], "'gpu:h200x' is none of"),
+    (['--topology=cpu:3'], 'is of 3 chips, and this process has 4'),
+    (['--topology=cpu:4', '--config.mesh.model=3'], 'config.mesh: '),
+    (['--topology=cpu:4', '--config.batch_size=6'], 'divisible by fsdp=4'),
+    (['--topology=cpu:4', '--vocab=many'], '--vocab takes an integer'),
+    (['--topology=cpu:4', '--workdir=x'], 'takes no --workdir'),
+    (['--topology=cpu:4', '--topologie=x'], 'nearest: --topology'),
+  ],
+)
+def test_mistakes_are_one_line(words, message, capsys):
+  argv = ['plan', '--config=configs/pm.py:tiny', *words]
+  assert main_lib.main(argv) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('hh_jax: error: ') and error.count('\n') == 1
+  assert message in error
+
+
+def test_a_config_of_another_recipe_is_refused(capsys):
+  argv = ['plan', '--config=configs/tokenizer.py', '--topology=cpu:4']
+  assert main_lib.main(argv) == 2
+  assert 'recipes that can be planned: ppo, pm' in capsys.readouterr().err
+
+
+def test_without_the_compiler_of_tpus_it_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(InputError, match=r"pip install 'hh_jax\[plan\]'"):
+    command.run(_pm(), {'--topology': 'v5e:2x2'})
+
+
+def test_topologies_have_their_chips():
+  v5p = chips.parse('v5p:4x8x8')
+  assert (v5p.num_chips, v5p.kind) == (256, 'tpu')
+  assert v5p.memory == 95 * 2**30
+  h200 = chips.parse('gpu:h200x8')
+  assert h200.num_chips == 8 and h200.memory == pytest.approx(0.75 * 141e9)
+  assert chips.parse('cpu').memory is None
+
+
+def test_a_compiler_says_how_much_it_needs():
+  message = 'Ran out of memory. Used 123.50G of 95.74G hbm. Exceeded by'
+  assert measure.needed_bytes(message) == 123.5 * 2**30
+  assert measure.needed_bytes('another error') is None
+
+
+@pytest.mark.slow
+def test_a_slice_of_tpus():
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('no libtpu here: nothing was compiled for a TPU')
+  config = _pm()
+  found = fixes.compiled(config, chips.parse('v5e:2x2'), vocab_size=VOCAB)
+  (step,) = found.phases
+  assert found.fits and set(step.seconds) == set(measure.RESOURCES)
+  assert step.flops == pytest.approx(step.model_flops, rel=0.1)
+  assert 0 < step.mfu_bound <= 1
