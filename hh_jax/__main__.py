@@ -9,15 +9,18 @@ import os
 import pathlib
 import sys
 
-from hh_jax import cli, host, recipes, workdir
+from hh_jax import cli, distributed, host, recipes, workdir
 from hh_jax.errors import InputError
 
 USAGE = """\
 usage: python -m hh_jax RECIPE --config=configs/X.py[:SIZE] --workdir=DIR
                                [--config.KEY=VALUE ...]
+                               [--coordinator=HOST:PORT --num_processes=N
+                                --process_id=I]
 
 The same command resumes a run that was interrupted. `sample` needs no run
-directory: --workdir keeps what it prints.
+directory: --workdir keeps what it prints. Several processes are found under
+Slurm, GKE and on Cloud TPU; elsewhere start each with the last three options.
 
 recipes:"""
 
@@ -53,6 +56,7 @@ def _run(argv: Sequence[str]) -> None:
   host.keep_freed_memory()
   recipe = importlib.import_module(recipes.RECIPES[command.recipe])
   with contextlib.ExitStack() as stack:
+    stack.enter_context(distributed.session(command.processes))
     if command.workdir:
       stack.enter_context(workdir.withdrawn_if_refused(command.workdir))
     recipe.run(config, command.workdir)

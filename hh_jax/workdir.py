@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from typing import Any
 
+from hh_jax import distributed
 from hh_jax.errors import InputError
 
 CONFIG = 'config.json'
@@ -31,15 +32,20 @@ def open_run(
   """Makes `workdir` the directory of this run, or resumes the run it holds.
 
   Raises InputError on a directory that holds another recipe or config (naming
-  the first key that differs) or files of another origin. Where several
-  processes share a run, one of them calls this.
+  the first key that differs) or files of another origin. Of several processes
+  that share a run, process 0 does it.
   """
   path = pathlib.Path(workdir)
   run = {'recipe': recipe, 'config': _plain(config, 'config')}
+  distributed.by_writer(lambda: _open(path, run))
+  return path
+
+
+def _open(path: pathlib.Path, run: dict[str, Any]) -> None:
   try:
     if (path / CONFIG).exists():
       _check_same(path, read_config(path), run)
-      return path
+      return
     _make_empty_dir(path)
     run['versions'] = _versions()
     run['git_commit'] = _git_commit()
@@ -47,7 +53,6 @@ def open_run(
     write_json(path / CONFIG, run)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}') from error
-  return path
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -92,7 +97,8 @@ def withdrawn_if_refused(workdir: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except Exception:
-    if not was_there and (path / CONFIG).exists():
+    is_new = distributed.is_writer() and not was_there
+    if is_new and (path / CONFIG).exists():
       files = [p for p in path.rglob('*') if not p.is_dir()]
       if {p.name for p in files} <= {CONFIG, CARD}:
         shutil.rmtree(path)
@@ -112,8 +118,14 @@ def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file so that a reader sees all of it or the file before it."""
-  path = pathlib.Path(path)
+  """Writes a file so that a reader sees all of it or the file before it.
+
+  Of several processes process 0 writes, and the others go on when it has.
+  """
+  distributed.by_writer(lambda: _write(pathlib.Path(path), data))
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
   temporary = _temporary(path)
   with open(temporary, 'wb') as file:
     file.write(data)

@@ -141,13 +141,13 @@ class Loop:
     rollout, seen = self.phases['score'](
       self.state.params, frozen, self.controls.arrays(), samples
     )
-    return rollout, jax.device_get(seen) | {'spelt_marker_rate': is_cut.mean()}
+    return rollout, sharding.fetch(seen) | {'spelt_marker_rate': is_cut.mean()}
 
   def update(self, rollout: Rollout) -> dict[str, Any]:
     """All minibatches of all epochs; their metrics, [E * M] each."""
     text = sharding.place(self.mesh, next(self.text)) if self.text else None
     self.state, metrics = self.phases['update'](self.state, rollout, text)
-    return jax.device_get(metrics)
+    return sharding.fetch(metrics)
 
   def adapt(self, seen: dict[str, Any]) -> None:
     """Moves the KL coefficient and the score normaliser."""

@@ -104,7 +104,7 @@ def make_draw(
     if dropped:
       raise ValueError(f'{dropped} contexts are longer than {length} tokens')
     rows = dataclasses.replace(rows, ids=np.array(attempts, np.int32))
-    samples = jax.device_get(sample(params, sharding.place(mesh, rows)))
+    samples = sharding.fetch(sample(params, sharding.place(mesh, rows)))
     drawn = map(tokenizer.decode, sampling.reply_tokens(samples))
     return list(drawn), samples.is_stopped.tolist()
 
