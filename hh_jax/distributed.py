@@ -54,6 +54,11 @@ def is_writer() -> bool:
   return _here.index == 0
 
 
+def num_processes() -> int:
+  """1 outside a session of several."""
+  return _here.count
+
+
 def by_writer(do: Callable[[], object]) -> None:
   """Process 0 does it, and the others go on when it is done.
 
@@ -106,10 +111,21 @@ def session(asked: Asked) -> Iterator[None]:
     return
   _start(place, asked)
   try:
-    yield
+    with _quiet():
+      yield
   except BaseException as error:
     atexit.register(_leave, _exit_code(error))
     raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Only process 0 prints on stdout; errors go to stderr, of all."""
+  if is_writer():
+    yield
+    return
+  with open(os.devnull, 'w') as nothing, contextlib.redirect_stdout(nothing):
+    yield
 
 
 def _find(asked: Asked) -> rollcall.Place | None:
@@ -178,6 +194,10 @@ def _start(place: rollcall.Place, asked: Asked) -> None:
     initialization_timeout=asked.startup_timeout,
     heartbeat_timeout_seconds=asked.heartbeat_timeout,
   )
+  if jax.default_backend() == 'cpu':
+    # A program read from the cache has lost the order of its collectives: in
+    # jaxlib 0.10.2 half of such runs of `ppo` ended in a mismatch of gloo's.
+    jax.config.update('jax_enable_compilation_cache', False)
   _here.index, _here.count = place.process_id, place.num_processes
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from hh_jax import dialogue, sampling, sharding, types
+from hh_jax import dialogue, distributed, sampling, sharding, types
 from hh_jax import metrics as metrics_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
@@ -179,9 +179,12 @@ class Maker:
       prompts.append(machine_prompts.as_prompt(text.strip()))
       keys |= conversation_keys(prompts[-1:])
     batch = {'prompts': prompts, 'dropped': dropped, 'attempts': size}
+    distributed.by_writer(lambda: self._append(batch))
+    self._count(batch)
+
+  def _append(self, batch: dict) -> None:
     with open(self._path, 'a', encoding='utf-8') as f:
       f.write(json.dumps(batch) + '\n')
-    self._count(batch)
 
 
 def write(path: pathlib.Path, prompts: Sequence[str]) -> None:
