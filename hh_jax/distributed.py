@@ -23,7 +23,7 @@ ENVIRONMENT = {
   'process_id': 'JAX_PROCESS_ID',
 }
 LEAVING_SECONDS = 10  # that a process which failed waits for others to fail
-_MESSAGE_BYTES = 1024  # of an error that process 0 tells the others
+_MESSAGE_BYTES = 1024  # of an error that a process tells the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Here:
 
   index: int = 0
   count: int = 1
-  is_alone: bool = False  # process 0 does something that the others wait for
+  is_apart: bool = False  # at something that the others do not take part in
 
 
 _here = _Here()
@@ -65,21 +65,25 @@ def by_writer(do: Callable[[], object]) -> None:
   All processes have to call it, in the same order; within `do` it is only a
   call. An InputError of process 0 is raised in every process.
   """
-  if _here.count == 1 or _here.is_alone:
+  by_all(do if is_writer() else lambda: None)
+
+
+def by_all(do: Callable[[], object]) -> None:
+  """Every process does it; an InputError of one is raised in every process."""
+  if _here.count == 1 or _here.is_apart:
     do()
     return
   error = None
-  if is_writer():
-    _here.is_alone = True
-    try:
-      do()
-    except InputError as e:
-      error = e
-    finally:
-      _here.is_alone = False
-  text = _told(str(error) if error else '')
-  if error or text:
-    raise error or InputError(text)
+  _here.is_apart = True
+  try:
+    do()
+  except InputError as e:
+    error = e
+  finally:
+    _here.is_apart = False
+  told = _told(str(error) if error else '')
+  if error or told:
+    raise error or InputError(told)
 
 
 def wait_for_writer() -> None:
@@ -88,13 +92,14 @@ def wait_for_writer() -> None:
 
 
 def _told(text: str) -> str:
-  """The text of process 0, at most _MESSAGE_BYTES of it, in every process."""
+  """The first text that is not empty, of the process with the lowest id."""
   from jax.experimental import multihost_utils
   import numpy as np
 
   data = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
-  data = multihost_utils.broadcast_one_to_all(np.frombuffer(data, np.uint8))
-  return data.tobytes().rstrip(b'\0').decode(errors='ignore')
+  rows = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
+  texts = [row.tobytes().rstrip(b'\0').decode(errors='ignore') for row in rows]
+  return next(filter(None, texts), '')
 
 
 @contextlib.contextmanager

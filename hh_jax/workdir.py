@@ -38,6 +38,8 @@ def open_run(
   path = pathlib.Path(workdir)
   run = {'recipe': recipe, 'config': _plain(config, 'config')}
   distributed.by_writer(lambda: _open(path, run))
+  if distributed.num_processes() > 1:  # they may differ, or not share a disk
+    distributed.by_all(lambda: _check_same(path, read_config(path), run))
   return path
 
 
