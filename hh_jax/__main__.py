@@ -11,15 +11,18 @@ import pathlib
 import signal
 import sys
 
-from hh_jax import cli, host, recipes, stopping, workdir
+from hh_jax import cli, distributed, host, recipes, stopping, workdir
 from hh_jax.errors import InputError
 
 USAGE = """\
 usage: python -m hh_jax RECIPE --config=configs/X.py[:SIZE] --workdir=DIR
                                [--config.KEY=VALUE ...]
+                               [--coordinator=HOST:PORT --num_processes=N
+                                --process_id=I]
 
 The same command resumes a run that was interrupted. `sample` needs no run
-directory: --workdir keeps what it prints.
+directory: --workdir keeps what it prints. Several processes are found under
+Slurm, GKE and on Cloud TPU; elsewhere start each with the last three options.
 
 recipes:"""
 
@@ -68,6 +71,7 @@ def _run(argv: Sequence[str]) -> int:
       raise InputError(f'{command.recipe} takes no --workdir: it prints')
     return recipe.run(config, command.options)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(distributed.session(command.processes))
     if command.workdir:
       stack.enter_context(workdir.ours(command.workdir))
     recipe.run(config, command.workdir)

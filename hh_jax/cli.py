@@ -17,9 +17,14 @@ from typing import Any
 
 import ml_collections
 
+from hh_jax import distributed
 from hh_jax.errors import InputError
 
-OPTIONS = ('--config', '--workdir', '--help')
+# Which of several processes this one is: see hh_jax/distributed.py.
+PROCESS_OPTIONS = tuple(
+  f'--{field.name}' for field in dataclasses.fields(distributed.Asked)
+)
+OPTIONS = ('--config', '--workdir', '--help', *PROCESS_OPTIONS)
 KINDS = {
   bool: 'true or false',
   int: 'an integer',
@@ -38,6 +43,7 @@ class Command:
   workdir: str  # '' where none is named and the recipe needs none
   overrides: tuple[tuple[str, str], ...]  # (dotted key, value as typed)
   options: dict[str, Any]  # those that only this recipe has
+  processes: distributed.Asked
 
 
 def parse(
@@ -89,7 +95,27 @@ def parse(
     for option, kind in own.items()
     if option in found
   }
-  return Command(recipe, found['--config'], workdir, (*overrides,), options)
+  return Command(
+    recipe,
+    found['--config'],
+    workdir,
+    (*overrides,),
+    options,
+    _processes(found),
+  )
+
+
+def _processes(found: dict[str, str]) -> distributed.Asked:
+  said = {}
+  for option in PROCESS_OPTIONS:
+    if (value := found.get(option)) is None:
+      continue
+    name = option.removeprefix('--')
+    is_count = name != 'coordinator'
+    if is_count and not value.isdecimal():
+      raise InputError(f'{option} takes an integer, not {value!r}')
+    said[name] = int(value) if is_count else value
+  return distributed.Asked(**said)
 
 
 def load_config(

@@ -110,7 +110,7 @@ class Generator:
       )
       out = self._sample(params, sharding.place(self.mesh, filled), key)
       kept = len(part) * self.num_samples
-      yield part, jax.tree.map(lambda x, n=kept: x[:n], jax.device_get(out))
+      yield part, jax.tree.map(lambda x, n=kept: x[:n], sharding.fetch(out))
 
   def __call__(
     self, params: Params, prompts: Sequence[Sequence[int]], key: Array

@@ -1,6 +1,7 @@
 """What a run measured: a JSON line for each step, and a progress display.
 
-metrics.jsonl is the truth, strict JSON; TensorBoard and W&B get copies.
+metrics.jsonl is the truth, strict JSON; TensorBoard and W&B get copies. Of
+several processes process 0 alone writes and displays.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Protocol, Self, SupportsFloat
 
 import tqdm
 
+from hh_jax import distributed
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
 
@@ -51,11 +53,13 @@ class MetricsWriter(contextlib.ExitStack):
     if resume_step is not None and path.exists():
       kept = [m for m in _read(path) if m['step'] <= resume_step]
     self._copies: list[Callable[[int, dict[str, float]], None]] = []
-    if tensorboard:
+    is_writer = distributed.is_writer()
+    if tensorboard and is_writer:
       self._copies.append(self._open_tensorboard(workdir, resume_step))
-    if wandb:
+    if wandb and is_writer:
       self._copies.append(self._open_wandb(workdir))
     workdir_lib.write_bytes(path, b''.join(map(_line, kept)))
+    path = path if is_writer else os.devnull
     self._file = self.enter_context(open(path, 'ab'))
     self._start = time.monotonic() - (kept[-1]['time'] if kept else 0.0)
     # An interrupted run may have written this step's evaluation already.
@@ -136,7 +140,14 @@ def progress(total: int, name: str) -> Progress:
   Both go to stderr. The time left is judged by the steps after the first
   update, so compilation and steps of an interrupted run do not count.
   """
+  if not distributed.is_writer():
+    return _Nothing()
   return (_Bar if sys.stderr.isatty() else _Lines)(total, name)
+
+
+class _Nothing(Progress):
+  def update(self, step: int, shown: Metrics) -> None:
+    pass
 
 
 class _Bar(Progress):

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -87,7 +88,11 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(mesh: Mesh, batch: Any) -> Any:
-  """Host arrays [B, ...] onto the mesh, B split over 'fsdp'."""
+  """Host arrays [B, ...] onto the mesh, B split over 'fsdp'.
+
+  Every process has to give the same whole batch (the same seed makes the same
+  order), and puts those rows on its devices that are theirs.
+  """
   sharding = NamedSharding(mesh, P('fsdp'))
 
   def put(x):
@@ -95,7 +100,8 @@ def place(mesh: Mesh, batch: Any) -> Any:
       raise ValueError(
         f'batch of {x.shape[0]} is not divisible by fsdp={mesh.shape["fsdp"]}'
       )
-    return jax.device_put(np.asarray(x), sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
   return jax.tree.map(put, batch)
 
@@ -123,3 +129,18 @@ def split(
 def split_rows(tree: Any, *, like: jax.Array) -> Any:
   """Arrays [B, ...], B split as `place` does; see split."""
   return jax.tree.map(lambda x: split(x, 'fsdp', like=like), tree)
+
+
+def fetch(tree: Any) -> Any:
+  """The whole arrays on the host, in every process: all have to call it.
+
+  As jax.device_get, which cannot get what lies on other processes' devices.
+  """
+
+  def gathered(x):
+    is_spread = isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    )
+    return multihost_utils.process_allgather(x, tiled=True) if is_spread else x
+
+  return jax.device_get(jax.tree.map(gathered, tree))

@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from hh_jax import distributed
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,7 +52,8 @@ def after_a_step() -> Iterator[Callable[[], int]]:
   """Within it the first signal waits for the step; the second one doesn't.
 
   Yields a function: the signal that waits, or 0. A loop that sees one saves and
-  ends; then the block raises Stopped.
+  ends; then the block raises Stopped. Of several processes a signal to one
+  stops all: each has to call the function as often.
   """
   waiting = 0
 
@@ -61,6 +64,6 @@ def after_a_step() -> Iterator[Callable[[], int]]:
     waiting = signum
 
   with _handled(note):
-    yield lambda: waiting
-  if waiting:
-    raise Stopped(waiting)
+    yield lambda: distributed.largest(waiting)
+  if signum := distributed.largest(waiting):
+    raise Stopped(signum)

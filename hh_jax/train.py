@@ -246,7 +246,7 @@ def fit(
   def flush(step: int) -> None:
     """Checks and logs the pending metrics, those of the step-th update."""
     if pending is not None:
-      metrics = {k: float(v) for k, v in jax.device_get(pending).items()}
+      metrics = {k: float(v) for k, v in sharding.fetch(pending).items()}
       check_finite(metrics, step=step, batch=f'batch {step - 1} of this run')
       journal.log(step, metrics)
 

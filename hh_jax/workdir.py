@@ -18,6 +18,7 @@ import shutil
 import subprocess
 from typing import Any
 
+from hh_jax import distributed
 from hh_jax.errors import InputError
 
 CONFIG = 'config.json'
@@ -42,11 +43,20 @@ def open_run(
 
   Raises InputError on a directory that holds another recipe or config (naming
   the first key that differs) or files of another origin, and on one that
-  another process has opened. Where several processes share a run, one of them
-  calls this.
+  another process has opened. Of several processes that share a run, process 0
+  does it.
   """
   path = pathlib.Path(workdir)
   run = {'recipe': recipe, 'config': _plain(config, 'config')}
+  distributed.by_writer(lambda: _open(path, run, may_change))
+  if distributed.num_processes() > 1:  # they may differ, or not share a disk
+    distributed.by_all(lambda: _check_same(path, read_config(path), run, ()))
+  return path
+
+
+def _open(
+  path: pathlib.Path, run: dict[str, Any], may_change: Collection[str]
+) -> None:
   try:
     if (path / CONFIG).exists():
       _lock(path)
@@ -54,7 +64,7 @@ def open_run(
       _check_same(path, there, run, may_change)
       if there['config'] != run['config'] and not is_finished(path):
         write_json(path / CONFIG, there | {'config': run['config']})
-      return path
+      return
     _make_empty_dir(path)
     _lock(path)
     run['versions'] = _versions()
@@ -63,7 +73,6 @@ def open_run(
     write_json(path / CONFIG, run)
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}') from error
-  return path
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -148,8 +157,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file so that a reader sees all of it or the file before it."""
-  path = pathlib.Path(path)
+  """Writes a file so that a reader sees all of it or the file before it.
+
+  Of several processes process 0 writes, and the others go on when it has.
+  """
+  distributed.by_writer(lambda: write_here(pathlib.Path(path), data))
+
+
+def write_here(path: pathlib.Path, data: bytes) -> None:
+  """The same by this process alone."""
   temporary = _temporary(path)
   with open(temporary, 'wb') as file:
     file.write(data)

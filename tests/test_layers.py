@@ -8,7 +8,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'hh_jax'
 LAYERS = {
-  0: 'errors types arrays dialogue tokenizer sharding workdir host stopping',
+  0: 'errors types arrays dialogue tokenizer sharding workdir host stopping'
+  ' distributed rollcall',
   1: 'model block sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',

@@ -20,7 +20,8 @@ def seal(step: pathlib.Path) -> None:
   sums = {
     str(p.relative_to(step)): _digest(p) for p in files if p.parent != step
   }
-  workdir_lib.write_json(step / CHECKSUMS, sums)
+  text = json.dumps(sums, indent=2, sort_keys=True)
+  workdir_lib.write_here(step / CHECKSUMS, f'{text}\n'.encode())
 
 
 def damage(step: pathlib.Path, items: Sequence[str] = ()) -> str | None:

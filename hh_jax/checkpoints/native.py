@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 import orbax.checkpoint as ocp
 
-from hh_jax import sharding
+from hh_jax import distributed, sharding
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import integrity
 from hh_jax.errors import InputError
@@ -95,11 +95,25 @@ class Checkpoints:
     Newer ones that are damaged are moved to DAMAGED, and said so on stderr.
     InputError where all are: a run does not start anew by itself.
     """
+    distributed.by_writer(self._set_damaged_aside)
+    self._manager.reload()
+    return self._manager.latest_step()
+
+  def _set_damaged_aside(self) -> None:
+    """Those that are newer than the newest whole one."""
     steps = sorted(self._manager.all_steps(), reverse=True)
+    reasons: dict[int, str] = {}
     for step in steps:
       if (reason := integrity.damage(self._path / str(step))) is None:
-        return step
-      aside = self._path.parent / DAMAGED
+        break
+      reasons[step] = reason
+    if steps and len(reasons) == len(steps):
+      raise InputError(
+        f'{self._path}: all checkpoints are damaged (step {steps[0]}: '
+        f'{reasons[steps[0]]}); delete the run to start it anew'
+      )
+    aside = self._path.parent / DAMAGED
+    for step, reason in reasons.items():
       aside.mkdir(exist_ok=True)
       (self._path / str(step)).rename(aside / str(step))
       print(
@@ -107,13 +121,6 @@ class Checkpoints:
         f'to {aside / str(step)}',
         file=sys.stderr,
       )
-      self._manager.reload()
-    if steps:
-      raise InputError(
-        f'{self._path}: all checkpoints are damaged; delete the run to start '
-        'it anew'
-      )
-    return None
 
   def restore(
     self, like: TrainState

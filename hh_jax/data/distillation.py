@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from hh_jax import dialogue, types, workdir
+from hh_jax import dialogue, distributed, types, workdir
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax.data import hhh_prompt, packing
 from hh_jax.errors import InputError
@@ -158,9 +158,7 @@ class Store:
   def open(self) -> int:
     """Makes the folder, or checks what it holds; the number of whole rows."""
     file = self._path / CARD
-    if not file.exists():
-      self._path.mkdir(parents=True, exist_ok=True)
-      workdir.write_json(file, self._card)
+    distributed.by_writer(self._begin)
     there = json.loads(file.read_text())
     if there != json.loads(json.dumps(self._card)):
       names = {*there, *self._card}
@@ -170,6 +168,12 @@ class Store:
       )
     return self.num_rows()
 
+  def _begin(self) -> None:
+    file = self._path / CARD
+    if not file.exists():
+      self._path.mkdir(parents=True, exist_ok=True)
+      workdir.write_json(file, self._card)
+
   def num_rows(self) -> int:
     """How many rows are whole on disk."""
     file = self._path / DONE
@@ -177,6 +181,9 @@ class Store:
 
   def write(self, start: int, block: dict[str, np.ndarray]) -> None:
     """Writes rows from `start` on; they count only once they are on disk."""
+    distributed.by_writer(lambda: self._write(start, block))
+
+  def _write(self, start: int, block: dict[str, np.ndarray]) -> None:
     (num,) = {len(values) for values in block.values()}
     for name, (shape, dtype) in self._fields.items():
       values = np.ascontiguousarray(block[name], dtype)

@@ -28,6 +28,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from hh_jax import distributed
 from hh_jax import metrics as metrics_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
@@ -235,7 +236,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     'samples/prompts_dropped_over_long': dropped,
   }
   workdir_lib.write_summary(workdir, summary)
-  shutil.rmtree(folder / 'chunks')
+  distributed.by_writer(lambda: shutil.rmtree(folder / 'chunks'))
   return summary
 
 

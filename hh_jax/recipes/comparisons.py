@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import sys
 from typing import Any, NamedTuple
 
+from hh_jax import distributed
 from hh_jax.data import examples
 from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
@@ -22,8 +23,9 @@ class HeldOut(NamedTuple):
 
 
 def say(text: str) -> None:
-  """A line on stderr."""
-  print(f'hh_jax: {text}', file=sys.stderr)
+  """A line on stderr, of process 0."""
+  if distributed.is_writer():
+    print(f'hh_jax: {text}', file=sys.stderr)
 
 
 def held_out(

@@ -196,7 +196,7 @@ def make_activations(
       width = min(width, rows.tokens.shape[1])
       batch = dataclasses.replace(batch, tokens=batch.tokens[:, -width:])
       batch = sharding.place(mesh, loader.pad_rows(batch, batch_size))
-      out[index] = jax.device_get(read(params, batch))[: len(index)]
+      out[index] = sharding.fetch(read(params, batch))[: len(index)]
     return out
 
   return activations

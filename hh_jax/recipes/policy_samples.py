@@ -75,7 +75,7 @@ class Sampler:
     samples, is_cut = sampling.cut_at_markers(samples, self.decode)
     if is_cut.any():
       samples = sharding.place(self.mesh, samples)
-    values, samples = jax.device_get(
+    values, samples = sharding.fetch(
       (self.judge(policy, frozen, samples), samples)
     )
     return values | {

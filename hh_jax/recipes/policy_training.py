@@ -193,7 +193,7 @@ class Loop:
       text = sharding.place(self.mesh, next(self.text)) if self.text else None
       self.state, update = self.phases['update'](self.state, rollout, text)
       metrics = seen, update
-    seen, update = jax.device_get(metrics)
+    seen, update = sharding.fetch(metrics)
     return rollout, seen | {'spelt_marker_rate': is_cut.mean()}, update
 
   def adapt(self, seen: dict[str, Any]) -> None:

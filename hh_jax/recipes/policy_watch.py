@@ -6,9 +6,9 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
+from hh_jax import distributed, sharding
 from hh_jax import metrics as metrics_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
@@ -77,7 +77,7 @@ class Watch:
     values['rollout/pm_score'] -= self.evaluation.reference_mean
     error = values['rollout/sampler_error']
     self._check_same(step, error, 'sampler and of the training pass')
-    tokens, mask = jax.device_get((rollout.tokens, rollout.reply_mask))
+    tokens, mask = sharding.fetch((rollout.tokens, rollout.reply_mask))
     found = diagnostics.describe(tokens, mask)
     return values | {f'rollout/{k}': v for k, v in found.items()}
 
@@ -109,7 +109,8 @@ class Watch:
       return
     self.seen.failed += 1
     path = self.workdir / f'skipped_{step}.npz'
-    np.savez(path, **dataclasses.asdict(jax.device_get(rollout)))
+    arrays = dataclasses.asdict(sharding.fetch(rollout))
+    distributed.by_writer(lambda: np.savez(path, **arrays))
     comparisons.say(f'iteration {step}: a non-finite update, skipped: {path}')
     if self.seen.failed >= self.max_failed:
       raise InputError(
@@ -143,7 +144,10 @@ class Watch:
       line[f'{name}/seconds'] = round(phase.seconds, 4)
       line[f'{name}/compile_s'] = round(phase.compile_s, 3)
       line |= {f'{name}/{k}_bytes': v for k, v in phase.memory.items()}
-    path = self.workdir / PHASES
+    distributed.by_writer(lambda: self._append(line))
+
+  def _append(self, line: dict[str, Any]) -> None:
+    path, step = self.workdir / PHASES, line['step']
     if not self.has_phases and path.exists():
       rows = workdir_lib.read_rows(path, ('step',), unfinished=True)
       workdir_lib.write_rows(path, [r for r in rows if r['step'] < step])

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from hh_jax import dialogue, sampling, sharding, types
+from hh_jax import dialogue, distributed, sampling, sharding, types
 from hh_jax import metrics as metrics_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
@@ -106,7 +106,7 @@ def make_draw(
     rows = dataclasses.replace(rows, ids=np.array(attempts, np.int32))
     # the last batch may be smaller: one shape, and one that the mesh divides
     rows = loader.take(rows, np.arange(config.batch_size) % len(attempts))
-    samples = jax.device_get(sample(params, sharding.place(mesh, rows)))
+    samples = sharding.fetch(sample(params, sharding.place(mesh, rows)))
     samples = loader.take(samples, slice(len(attempts)))
     drawn = map(tokenizer.decode, sampling.reply_tokens(samples))
     return list(drawn), samples.is_stopped.tolist()
@@ -182,9 +182,12 @@ class Maker:
       prompts.append(machine_prompts.as_prompt(text.strip()))
       keys |= conversation_keys(prompts[-1:])
     batch = {'prompts': prompts, 'dropped': dropped, 'attempts': size}
+    distributed.by_writer(lambda: self._append(batch))
+    self._count(batch)
+
+  def _append(self, batch: dict) -> None:
     with open(self._path, 'a', encoding='utf-8') as f:
       f.write(json.dumps(batch) + '\n')
-    self._count(batch)
 
 
 def write(path: pathlib.Path, prompts: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ def _over_rows(fn: Callable, mesh: Mesh, batch_size: int) -> Callable:
   def collect(params: Params, rows: types.PackedPairs):
     parts = []
     for batch in loader.eval_batches(rows, batch_size=batch_size):
-      out = jax.device_get(compiled(params, sharding.place(mesh, batch)))
+      out = sharding.fetch(compiled(params, sharding.place(mesh, batch)))
       real = batch.pair_mask > 0
       parts.append([x[real] for x in (batch.pair_ids, *out)])
     return tuple(np.concatenate(x) for x in zip(*parts, strict=True))

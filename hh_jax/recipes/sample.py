@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from hh_jax import dialogue, generation, sampling
+from hh_jax import dialogue, distributed, generation, sampling
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import hh_rows
@@ -144,6 +144,8 @@ def load_policy(
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Prints the replies; workdir may be ''. Returns the summary."""
   check(config)
+  if distributed.num_processes() > 1 and not config.prompts:
+    raise InputError('config.prompts is empty: only one process can read stdin')
   path = None
   if workdir:
     folder = workdir_lib.open_run(workdir, config.to_dict(), 'sample')

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
+from hh_jax import distributed, sharding, train
 from hh_jax import metrics as metrics_lib
-from hh_jax import sharding, train
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax.checkpoints import native
 from hh_jax.data import loader
@@ -52,7 +52,7 @@ def make_evaluate(
 
   def evaluate(params: Params) -> dict[str, float]:
     sums = [
-      jax.device_get(step(params, sharding.place(mesh, batch)))
+      sharding.fetch(step(params, sharding.place(mesh, batch)))
       for batch in loader.eval_batches(rows, batch_size=batch_size)
     ]
     tokens = sum(float(s['tokens']) for s in sums)
@@ -63,6 +63,7 @@ def make_evaluate(
 
 def first_and_last(workdir: str, *names: str) -> dict[str, float]:
   """Of every named metric its first and last value: NAME_before and NAME."""
+  distributed.wait_for_writer()
   lines = metrics_lib.read_metrics(pathlib.Path(workdir) / metrics_lib.METRICS)
   out = {}
   for name in names:

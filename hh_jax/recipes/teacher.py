@@ -72,7 +72,7 @@ def load(
 
 def _digest(params: Params) -> str:
   """Tells two runs, or two steps of one, from each other."""
-  some = jax.device_get((params['final_norm'], params['embedding'][:64]))
+  some = sharding.fetch((params['final_norm'], params['embedding'][:64]))
   digest = hashlib.sha256()
   for x in some:
     digest.update(np.ascontiguousarray(x).tobytes())
@@ -138,7 +138,7 @@ def run(
       batch = sharding.place(teacher.mesh, loader.pad_rows(some, batch_size))
       out = compiled(teacher.params, teacher.context, batch)
       real = loader.num_rows(some)
-      tokens, logprobs = (np.asarray(x)[:real] for x in jax.device_get(out))
+      tokens, logprobs = (np.asarray(x)[:real] for x in sharding.fetch(out))
       store.write(
         first,
         {'tokens': some.tokens, 'top_tokens': tokens, 'logprobs': logprobs},

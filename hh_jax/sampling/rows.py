@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays
+from hh_jax import arrays, sharding
 from hh_jax.model import Transformer
 from hh_jax.types import Array, Params, Samples
 
@@ -92,7 +92,7 @@ def end_scores(
 
 def reply_tokens(samples: Samples) -> Sequence[list[int]]:
   """Host side: the sampled ids of every row without the stop token."""
-  host = jax.device_get(samples)
+  host = sharding.fetch(samples)
   width = host.tokens.shape[1] - host.reply_mask.shape[1]
   ends = width + host.reply_lengths - host.is_stopped
   return [

@@ -6,10 +6,9 @@ pieces, and write both sides of a dialogue as one reply.
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
-from hh_jax import dialogue
+from hh_jax import dialogue, sharding
 from hh_jax.sampling.rows import reply_tokens
 from hh_jax.types import Samples
 
@@ -41,7 +40,7 @@ def cut_at_markers(
   is_cut = lengths < np.array([len(ids) for ids in replies])
   if not is_cut.any():
     return samples, is_cut
-  host = jax.device_get(samples)
+  host = sharding.fetch(samples)
   lengths = np.where(is_cut, lengths, host.reply_lengths).astype(np.int32)
   mask = np.arange(host.reply_mask.shape[1])[None] < lengths[:, None]
   width = host.tokens.shape[1] - mask.shape[1]

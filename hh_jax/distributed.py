@@ -1,0 +1,240 @@
+"""Several processes, one program: start-up, who writes, and how it ends.
+
+Every process runs the same recipe on the same config, sees the same batches and
+takes the same decisions; process 0 alone writes files and displays. Finding the
+processes of a cluster is JAX's own (Slurm, GKE, Cloud TPU, Open MPI). JAX is
+imported only where several processes are, or may be.
+"""
+
+import atexit
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import os
+import sys
+
+from hh_jax import rollcall
+from hh_jax.errors import InputError
+
+# Of jax.distributed; each is asked for where no flag says it.
+ENVIRONMENT = {
+  'coordinator': 'JAX_COORDINATOR_ADDRESS',
+  'num_processes': 'JAX_NUM_PROCESSES',
+  'process_id': 'JAX_PROCESS_ID',
+}
+LEAVING_SECONDS = 10  # that a process which failed waits for others to fail
+_MESSAGE_BYTES = 1024  # of an error that a process tells the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """What the command line says of the processes; None: not said."""
+
+  coordinator: str | None = None  # HOST:PORT of process 0
+  num_processes: int | None = None
+  process_id: int | None = None
+  startup_timeout: int = 300  # seconds until all processes have to be there
+  heartbeat_timeout: int = 100  # seconds until a silent one counts as dead
+
+
+@dataclasses.dataclass
+class _Here:
+  """This process among its peers, as `session` found it."""
+
+  index: int = 0
+  count: int = 1
+  is_apart: bool = False  # at something that the others do not take part in
+
+
+_here = _Here()
+
+
+def is_writer() -> bool:
+  """Whether this process writes files, logs and displays: it is process 0."""
+  return _here.index == 0
+
+
+def num_processes() -> int:
+  """1 outside a session of several."""
+  return _here.count
+
+
+def by_writer(do: Callable[[], object]) -> None:
+  """Process 0 does it, and the others go on when it is done.
+
+  All processes have to call it, in the same order; within `do` it is only a
+  call. An InputError of process 0 is raised in every process.
+  """
+  by_all(do if is_writer() else lambda: None)
+
+
+def by_all(do: Callable[[], object]) -> None:
+  """Every process does it; an InputError of one is raised in every process."""
+  if _here.count == 1 or _here.is_apart:
+    do()
+    return
+  error = None
+  _here.is_apart = True
+  try:
+    do()
+  except InputError as e:
+    error = e
+  finally:
+    _here.is_apart = False
+  told = _told(str(error) if error else '')
+  if error or told:
+    raise error or InputError(told)
+
+
+def largest(number: int) -> int:
+  """The largest of every process's number; all have to call it."""
+  if _here.count == 1:
+    return number
+  from jax.experimental import multihost_utils
+  import numpy as np
+
+  return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def wait_for_writer() -> None:
+  """Until process 0 is here: what it wrote before can be read."""
+  by_writer(lambda: None)
+
+
+def _told(text: str) -> str:
+  """The first text that is not empty, of the process with the lowest id."""
+  from jax.experimental import multihost_utils
+  import numpy as np
+
+  data = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
+  rows = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
+  texts = [row.tobytes().rstrip(b'\0').decode(errors='ignore') for row in rows]
+  return next(filter(None, texts), '')
+
+
+@contextlib.contextmanager
+def session(asked: Asked) -> Iterator[None]:
+  """Within it this process is one of those that were asked for, or found.
+
+  A process that fails within it ends without waiting for the others, which may
+  wait for it: they end when its heartbeats stay away, at once if it is
+  process 0. Raises InputError when they do not come together in time.
+  """
+  place = _find(asked)
+  if place is None:
+    yield
+    return
+  _start(place, asked)
+  try:
+    with _quiet():
+      yield
+  except BaseException as error:
+    atexit.register(_leave, _exit_code(error))
+    raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Only process 0 prints on stdout; errors go to stderr, of all."""
+  if is_writer():
+    yield
+    return
+  with open(os.devnull, 'w') as nothing, contextlib.redirect_stdout(nothing):
+    yield
+
+
+def _find(asked: Asked) -> rollcall.Place | None:
+  """Where this process belongs; None where there is only one process.
+
+  Flags come first, then JAX's environment variables, then the cluster that JAX
+  detects. InputError where they do not make a whole.
+  """
+  said = {
+    name: getattr(asked, name)
+    if getattr(asked, name) is not None
+    else os.environ.get(variable)
+    for name, variable in ENVIRONMENT.items()
+  }
+  devices = None
+  if None in said.values():
+    # what jax.distributed.initialize itself asks, and says nothing of
+    from jax._src import clusters
+
+    try:
+      *found, devices = (
+        clusters.ClusterEnv.auto_detect_unset_distributed_params(
+          *said.values(), None, None, asked.startup_timeout
+        )
+      )
+    except RuntimeError as error:
+      raise InputError(f'the cluster that JAX detects: {error}') from error
+    said = dict(zip(said, found, strict=True))
+  missing = [name for name, value in said.items() if value is None]
+  if len(missing) == len(said):
+    return None
+  if missing:
+    raise InputError(
+      f'--{" and --".join(missing)} missing: several processes need '
+      f'--{", --".join(said)}, or a cluster that JAX detects'
+    )
+  place = rollcall.Place(
+    said['coordinator'], _count(said, 'num_processes'),
+    _count(said, 'process_id'), devices,
+  )  # fmt: skip
+  return place if place.num_processes > 1 else None
+
+
+def _count(said: dict[str, str | int], name: str) -> int:
+  try:
+    return int(said[name])
+  except ValueError:
+    raise InputError(f'{name} {said[name]!r} is not an integer') from None
+
+
+def _start(place: rollcall.Place, asked: Asked) -> None:
+  rollcall.meet(place, timeout=asked.startup_timeout)
+  import jax
+
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # Programs in flight on the devices of one CPU can starve each other.
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
+  # It would take SIGTERM away from Python.
+  jax.config.update('jax_enable_preemption_service', False)
+  jax.distributed.initialize(
+    place.coordinator,
+    place.num_processes,
+    place.process_id,
+    place.local_devices,
+    cluster_detection_method='deactivate',
+    initialization_timeout=asked.startup_timeout,
+    heartbeat_timeout_seconds=asked.heartbeat_timeout,
+  )
+  if jax.default_backend() == 'cpu':
+    # A program read from the cache has lost the order of its collectives: in
+    # jaxlib 0.10.2 half of such runs of `ppo` ended in a mismatch of gloo's.
+    jax.config.update('jax_enable_compilation_cache', False)
+  _here.index, _here.count = place.process_id, place.num_processes
+
+
+def _exit_code(error: BaseException) -> int:
+  if isinstance(error, SystemExit) and isinstance(error.code, int):
+    return error.code
+  if isinstance(error, KeyboardInterrupt):
+    return 128 + getattr(error, 'signum', 2)  # SIGINT
+  return 2 if isinstance(error, InputError) else 1
+
+
+def _leave(code: int) -> None:
+  """At exit, before JAX's own shutdown, which would wait for the others.
+
+  Where all fail alike they leave together.
+  """
+  from orbax.checkpoint import multihost
+
+  sys.stdout.flush()
+  sys.stderr.flush()
+  try:
+    wait = multihost.get_barrier_sync_fn()
+    wait(key='hh_jax leaves', timeout_ms=LEAVING_SECONDS * 1000)
+  except Exception:  # of whatever kind: the others are not coming
+    os._exit(code)
