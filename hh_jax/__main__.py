@@ -11,7 +11,15 @@ import pathlib
 import signal
 import sys
 
-from hh_jax import cli, distributed, host, recipes, stopping, workdir
+from hh_jax import (
+  cli,
+  distributed,
+  host,
+  launch,
+  recipes,
+  stopping,
+  workdir,
+)  # fmt: skip
 from hh_jax.errors import InputError
 
 USAGE = """\
@@ -23,6 +31,8 @@ usage: python -m hh_jax RECIPE --config=configs/X.py[:SIZE] --workdir=DIR
 The same command resumes a run that was interrupted. `sample` needs no run
 directory: --workdir keeps what it prints. Several processes are found under
 Slurm, GKE and on Cloud TPU; elsewhere start each with the last three options.
+
+`launch --on=local|slurm|xpk RECIPE ...` does that: see hh_jax/launch.py.
 
 recipes:"""
 
@@ -56,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+  if argv[0] == 'launch':
+    return launch.main(argv[1:])
   command = cli.parse(
     argv,
     recipes.RECIPES,

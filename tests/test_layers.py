@@ -14,7 +14,7 @@ LAYERS = {
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
   4: 'recipes plan',
-  5: 'cli sweep __main__',
+  5: 'cli sweep launch __main__',
 }
 LAYER = {part: n for n, parts in LAYERS.items() for part in parts.split()}
 MAX_FUNCTION = 60

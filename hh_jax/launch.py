@@ -1,0 +1,169 @@
+"""Starts a run on several processes, here or on a cluster.
+
+  python -m hh_jax launch --on=slurm --nodes=4 RECIPE --config=... --workdir=...
+
+`local` starts --processes of them on this machine; `slurm` prints a job script
+and `xpk` a command for TPU slices on GKE. What comes after the recipe's name is
+what it would be without `launch`, and is checked here.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from hh_jax import cli, recipes
+from hh_jax.errors import InputError
+
+ON = ('local', 'slurm', 'xpk')
+NOTICE_S = 120  # before its limit, Slurm sends SIGTERM to all processes
+POLL_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What --NAME=VALUE before the recipe's name says."""
+
+  on: str = ''
+  processes: int = 2  # local
+  devices: int = 0  # local: simulated CPU devices a process; 0: what is there
+  nodes: int = 1  # slurm
+  gpus: int = 8  # slurm: a node; one process has them all
+  minutes: int = 24 * 60  # slurm
+  setup: str = ''  # slurm: a line before the run, such as `source ENV/bin/...`
+  cluster: str = ''  # xpk
+  tpu_type: str = ''  # xpk: of a slice, such as v5p-512
+  slices: int = 1  # xpk
+  image: str = ''  # xpk: a Docker image with hh_jax in it
+
+
+def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
+  """Options, and the command of the recipe, which is one that would run."""
+  fields = {
+    f'--{f.name.replace("_", "-")}': f for f in dataclasses.fields(Options)
+  }
+  given, words = {}, list(argv)
+  while words and words[0].startswith('--'):
+    name, is_given, value = words.pop(0).partition('=')
+    if name not in fields or not is_given:
+      raise InputError(
+        f'launch takes {", ".join(f"{x}=..." for x in fields)}, not {name}'
+      )
+    field = fields[name]
+    if field.type is int and not (value.isdecimal() and int(value)):
+      raise InputError(f'{name} takes an integer of 1 or more, not {value!r}')
+    given[field.name] = field.type(value)
+  options = Options(**given)
+  if options.on not in ON:
+    raise InputError(f'--on {options.on!r} is none of {", ".join(ON)}')
+  if not words or words[0] not in recipes.RECIPES or words[0] == 'sweep':
+    raise InputError('after the options comes a recipe with its own')
+  command = cli.parse(words, recipes.RECIPES)
+  cli.load_config(command.config, command.overrides)
+  return options, words
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints or starts what the command line says; the exit code."""
+  options, words = parse(argv)
+  if options.on == 'local':
+    return run_local(options, words)
+  print(slurm(options, words) if options.on == 'slurm' else xpk(options, words))
+  return 0
+
+
+def _name(words: Sequence[str]) -> str:
+  """Of the job, from the recipe and its run directory: a-z, 0-9 and -."""
+  workdir = cli.parse(words, recipes.RECIPES).workdir
+  text = f'{words[0]}-{pathlib.Path(workdir).name}'.lower()
+  return re.sub('[^a-z0-9]+', '-', text).strip('-')
+
+
+def slurm(options: Options, words: Sequence[str]) -> str:
+  """A job script: a process a node, which JAX finds by Slurm's variables.
+
+  Before its limit the job gets SIGTERM and saves; queued again it goes on.
+  """
+  name = _name(words)
+  directives = {
+    'job-name': name,
+    'nodes': options.nodes,
+    'ntasks-per-node': 1,
+    'gpus-per-node': options.gpus,
+    'time': options.minutes,
+    'signal': f'TERM@{NOTICE_S}',
+    'requeue': None,
+    'open-mode': 'append',
+    'output': f'{name}-%j.log',
+  }
+  lines = ['#!/bin/bash']
+  for key, value in directives.items():
+    lines.append(f'#SBATCH --{key}' + ('' if value is None else f'={value}'))
+  if options.setup:
+    lines.append(options.setup)
+  lines.append(
+    f'srun --kill-on-bad-exit=1 python -m hh_jax {shlex.join(words)}'
+  )
+  return '\n'.join(lines)
+
+
+def xpk(options: Options, words: Sequence[str]) -> str:
+  """A command for xpk, which JAX finds its processes by on GKE."""
+  for field in ('cluster', 'tpu_type', 'image'):
+    if not getattr(options, field):
+      raise InputError(f'--on=xpk needs --{field.replace("_", "-")}=...')
+  return shlex.join([
+    'xpk', 'workload', 'create',
+    f'--cluster={options.cluster}',
+    f'--workload={_name(words)}',
+    f'--tpu-type={options.tpu_type}',
+    f'--num-slices={options.slices}',
+    f'--docker-image={options.image}',
+    f'--command=python -m hh_jax {shlex.join(words)}',
+  ])  # fmt: skip
+
+
+def _free_port() -> int:
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    return found.getsockname()[1]
+
+
+def run_local(options: Options, words: Sequence[str]) -> int:
+  """All processes of a run on this machine; 0, or the first other exit code.
+
+  A signal is passed on to all, which save.
+  """
+  environment = dict(os.environ)
+  if options.devices:
+    environment |= {
+      'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(options.devices)
+    }  # fmt: skip
+  coordinator = f'127.0.0.1:{_free_port()}'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-m', 'hh_jax', *words,
+       f'--coordinator={coordinator}', f'--num_processes={options.processes}',
+       f'--process_id={i}'],
+      env=environment,
+      start_new_session=True,
+    )
+    for i in range(options.processes)
+  ]  # fmt: skip
+  try:
+    while any(process.poll() is None for process in processes):
+      time.sleep(POLL_S)
+  finally:
+    for process in processes:
+      if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+      process.wait()
+  return next((p.returncode for p in processes if p.returncode), 0)
