@@ -13,13 +13,12 @@ import os
 import pathlib
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
 
-from hh_jax import cli, recipes
+from hh_jax import cli, recipes, stopping
 from hh_jax.errors import InputError
 
 ON = ('local', 'slurm', 'xpk')
@@ -161,9 +160,5 @@ def run_local(options: Options, words: Sequence[str]) -> int:
     while any(process.poll() is None for process in processes):
       time.sleep(POLL_S)
   finally:
-    for process in processes:
-      if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-      process.wait()
+    stopping.end(processes)
   return next((p.returncode for p in processes if p.returncode), 0)

@@ -1,8 +1,9 @@
 """SIGTERM and SIGINT: what is learnt is saved before a run stops."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import signal
+import subprocess
 import threading
 from types import FrameType
 
@@ -49,7 +50,7 @@ def at_once() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def after_a_step() -> Iterator[Callable[[], int]]:
-  """Within it the first signal waits for the step; the second one doesn't.
+  """Within it signals wait for the step; but for a second Ctrl-C.
 
   Yields a function: the signal that waits, or 0. A loop that sees one saves and
   ends; then the block raises Stopped. Of several processes a signal to one
@@ -59,11 +60,31 @@ def after_a_step() -> Iterator[Callable[[], int]]:
 
   def note(signum: int, frame: FrameType | None) -> None:
     nonlocal waiting
-    if waiting:
+    if waiting and signum == signal.SIGINT:
       raise Stopped(signum)
-    waiting = signum
+    waiting = waiting or signum
 
   with _handled(note):
     yield lambda: distributed.largest(waiting)
   if signum := distributed.largest(waiting):
     raise Stopped(signum)
+
+
+def end(processes: Sequence[subprocess.Popen]) -> None:
+  """Passes SIGTERM on to those that run, and waits; Ctrl-C kills them."""
+
+  def of_wait(signum: int, frame: FrameType | None) -> None:
+    if signum == signal.SIGINT:
+      raise Stopped(signum)
+
+  running = [process for process in processes if process.poll() is None]
+  with _handled(of_wait):
+    try:
+      for process in running:
+        process.terminate()
+      for process in running:
+        process.wait()
+    except Stopped:
+      for process in running:
+        process.kill()
+      raise

@@ -1,12 +1,10 @@
 """Runs one recipe many times: sizes x seeds x hyper-parameters."""
 
 from collections.abc import Iterable, Sequence
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from hh_jax import cli, recipes
+from hh_jax import cli, recipes, stopping
 from hh_jax import metrics as metrics_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
@@ -137,12 +135,7 @@ def run_local(
           bar.update(ended, {'failed': sum(not c.is_finished for c in cells)})
       time.sleep(POLL_S)
   finally:
-    processes = [process for _, process in running.values()]
-    for process in processes:
-      with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-      process.wait()
+    stopping.end([process for _, process in running.values()])
 
 
 def _run_job(command: Sequence[str], log: str) -> int:

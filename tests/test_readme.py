@@ -8,7 +8,7 @@ import tomllib
 import jax
 import pytest
 
-from hh_jax import cli, model, recipes
+from hh_jax import cli, launch, model, recipes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -49,8 +49,15 @@ def test_make_targets_are_run_by_ci():
 )
 def test_recipes_parse(words, monkeypatch):
   monkeypatch.chdir(ROOT)
+  if '>' in words:  # of the shell
+    words = words[: words.index('>')]
+  if words[0] == 'launch':
+    _, words = launch.parse(words[1:])
   command = cli.parse(
-    words, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+    words,
+    recipes.RECIPES,
+    without_workdir=recipes.WITHOUT_WORKDIR,
+    own_options=recipes.OWN_OPTIONS,
   )
   config = cli.load_config(command.config, command.overrides)
   if 'model' in config:

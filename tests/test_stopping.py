@@ -26,15 +26,38 @@ def test_a_signal_waits_for_the_end_of_the_block(signum):
   assert seen == [0, signum] and stop.value.signum == signum
 
 
-def test_the_second_signal_does_not_wait():
+@pytest.mark.parametrize('first', stopping.SIGNALS)
+def test_ctrl_c_after_another_signal_does_not_wait(first):
   seen = []
   with pytest.raises(stopping.Stopped):
     with stopping.after_a_step():
-      send(signal.SIGINT)
+      send(first)
+      send(signal.SIGTERM)  # as often as a cluster likes
       seen.append('first')
-      send(signal.SIGTERM)
+      send(signal.SIGINT)
       seen.append('second')
   assert seen == ['first']
+
+
+SLOW_TO_END = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))
+print('ready', flush=True)
+while True: time.sleep(0.05)
+"""
+
+
+def test_processes_that_do_not_end_are_killed_by_ctrl_c():
+  process = subprocess.Popen(
+    [sys.executable, '-c', SLOW_TO_END], stdout=subprocess.PIPE, text=True
+  )
+  assert process.stdout.readline() == 'ready\n'
+  threading.Timer(0.5, send, [signal.SIGTERM]).start()  # changes nothing
+  threading.Timer(1.0, send, [signal.SIGINT]).start()
+  with pytest.raises(stopping.Stopped):
+    stopping.end([process])
+  assert process.stdout.readline() == 'asked\n'
+  assert process.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_errors_of_the_block_are_not_hidden():
