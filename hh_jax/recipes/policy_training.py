@@ -77,7 +77,10 @@ def make_jitted(
   )
   return {
     'sample': rollout_lib.make_sample(
-      nets, num_samples=config.samples_per_prompt, slots=config.slots
+      nets,
+      num_samples=config.samples_per_prompt,
+      slots=config.slots,
+      gathers_params=config.decode_params == 'gathered',
     ),
     'score': rollout_lib.make_score(nets, how),
     'update': rollout_lib.make_update(
