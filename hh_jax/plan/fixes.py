@@ -75,6 +75,7 @@ def compiled(
   whole: bool = True,
 ) -> Plan:
   """One config; unless `whole`, no further than to what does not fit."""
+  recipe = phases_lib.recipe_of(config)
   config = changed(config, _attention(config, topology))
   try:
     mesh = sharding.make_mesh(
@@ -90,7 +91,7 @@ def compiled(
       break
   return Plan(
     topology=topology,
-    recipe=phases_lib.recipe_of(config),
+    recipe=recipe,
     vocab_size=vocab_size,
     mesh=dict(mesh.shape),
     num_params=phases_lib.num_params(config, vocab_size),
