@@ -50,7 +50,10 @@ def test_make_targets_are_run_by_ci():
 def test_recipes_parse(words, monkeypatch):
   monkeypatch.chdir(ROOT)
   command = cli.parse(
-    words, recipes.RECIPES, without_workdir=recipes.WITHOUT_WORKDIR
+    words,
+    recipes.RECIPES,
+    without_workdir=recipes.WITHOUT_WORKDIR,
+    own_options=recipes.OWN_OPTIONS,
   )
   config = cli.load_config(command.config, command.overrides)
   if 'model' in config:

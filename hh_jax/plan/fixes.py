@@ -28,6 +28,7 @@ class Plan:
   phases: list[measure.Measured]
   is_estimate: bool = False  # compiled for CPUs in place of GPUs
   refused: str = ''  # why the recipe would not start
+  advice: tuple[str, ...] = ()
   fix: Flags | None = None  # what to change so that it fits
   fixed: 'Plan | None' = None
   tried: tuple[Flags, ...] = ()  # and did not fit
@@ -38,11 +39,16 @@ class Plan:
 
 
 def plan(
-  config: Config, topology: chips.Topology, *, vocab_size: int, fix: bool
+  config: Config,
+  topology: chips.Topology,
+  *,
+  vocab_size: int,
+  fix: bool,
+  steps: int | None = None,
 ) -> Plan:
   """The plan; with `fix`, where it does not fit, also the first that does."""
   try:
-    first = compiled(config, topology, vocab_size=vocab_size)
+    first = compiled(config, topology, vocab_size=vocab_size, steps=steps)
   except InputError as e:
     if not fix:
       raise
@@ -55,7 +61,11 @@ def plan(
   for flags in ladder(config, topology):
     try:
       other = compiled(
-        changed(config, flags), topology, vocab_size=vocab_size, whole=False
+        changed(config, flags),
+        topology,
+        vocab_size=vocab_size,
+        steps=steps,
+        whole=False,
       )
     except InputError:  # a mesh or a batch that does not divide
       continue
@@ -72,9 +82,13 @@ def compiled(
   topology: chips.Topology,
   *,
   vocab_size: int,
+  steps: int | None = None,
   whole: bool = True,
 ) -> Plan:
-  """One config; unless `whole`, no further than to what does not fit."""
+  """One config; unless `whole`, no further than to what does not fit.
+
+  `steps` are those of a recipe whose data decide how many there are.
+  """
   recipe = phases_lib.recipe_of(config)
   config = changed(config, _attention(config, topology))
   try:
@@ -83,7 +97,7 @@ def compiled(
     )
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
-  phases = phases_lib.make(config, mesh, vocab_size=vocab_size)
+  phases = phases_lib.make(config, mesh, vocab_size=vocab_size, steps=steps)
   seen, done = {}, []
   for of in phases:
     done.append(measure.phase(of, topology, seen))
@@ -97,7 +111,23 @@ def compiled(
     num_params=phases_lib.num_params(config, vocab_size),
     phases=done,
     is_estimate=topology.kind == 'gpu' and jax.default_backend() == 'cpu',
+    advice=tuple(_advice(config, done, mesh.shape['fsdp'])),
   )
+
+
+def _advice(
+  config: Config, measured: list[measure.Measured], fsdp: int
+) -> Iterator[str]:
+  """What the numbers say should be set otherwise."""
+  if not all(of.fits for of in measured):
+    yield 'it does not fit: --fix compiles changes until one does'
+  for of in measured:
+    splits = of.name == 'sample' and config.decode_params == 'split'
+    if splits and fsdp > 1 and of.bound == 'links':
+      yield (
+        'sample gathers all parameters in every step: '
+        '--config.decode_params=gathered does it once, where they fit'
+      )
 
 
 def changed(config: Config, flags: Flags) -> Config:
