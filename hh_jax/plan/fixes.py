@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -59,6 +60,7 @@ def plan(
     return first
   tried = []
   for flags in ladder(config, topology):
+    print(f'plan: trying {flags}', file=sys.stderr, flush=True)
     try:
       other = compiled(
         changed(config, flags),
@@ -156,26 +158,26 @@ def ladder(config: Config, topology: chips.Topology) -> Iterator[Flags]:
   """Changes that save memory, each on top of those before it.
 
   From what costs least: bfloat16 products, recomputation, micro-batches; then
-  the same with heads and MLP split over more chips, which every product pays.
+  all of it with heads and MLP split over more chips, which every product pays.
   """
-  degrees = [config.mesh.model * 2**i for i in range(5)]
-  for degree in degrees:
-    flags: Flags = {}
-    if degree != config.mesh.model:
-      flags = {'mesh.model': degree, 'mesh.fsdp': -1}
-      yield dict(flags)
-    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full')):
-      changes = {
-        f'{model}.{name}': worth
-        for model in _models(config)
-        if config[model][name] != worth
-      }
-      if changes:
-        flags |= changes
-        yield dict(flags)
-    if 'num_micro_batches' in config:
-      for num in (2, 4, 8, 16):
-        if num > config.num_micro_batches:
-          yield flags | {'num_micro_batches': num}
-    if 2 * degree > topology.num_chips:
-      break
+  savings = [
+    {
+      f'{model}.{name}': worth
+      for model in _models(config)
+      if config[model][name] != worth
+    }
+    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full'))
+  ]
+  micro = [
+    {'num_micro_batches': num}
+    for num in (2, 4, 8, 16)
+    if 'num_micro_batches' in config and num > config.num_micro_batches
+  ]
+  both = savings[0] | savings[1]
+  yield from (flags for flags in (savings[0], both) if flags)
+  yield from (both | flags for flags in micro)
+  degree = 2 * config.mesh.model
+  while degree <= min(16, topology.num_chips):
+    mesh = {'mesh.model': degree, 'mesh.fsdp': -1}
+    yield from (mesh | both | flags for flags in ({}, *micro))
+    degree *= 2

@@ -154,7 +154,7 @@ def make_score(
   {'kl_coef', 'score_mean', 'score_std'}, float32 [] each: a PM score counts
   less the mean and over the deviation.
   """
-  actor_critic = nets.actor_critic
+  actor_critic, has_values = nets.actor_critic, nets.values != 'none'
 
   def score(params, frozen, controls, samples: Samples):
     pm_score = judge(nets, frozen['pm'], samples)
@@ -193,10 +193,8 @@ def make_score(
         pm_score.shape, 0.0 if how.kl_in_reward else coef, jnp.float32
       ),
     )
-    metrics = _seen(samples, rollout, estimates)
-    if nets.values != 'none':
-      metrics |= _value_metrics(rollout)
     rollout = sharding.split_rows(rollout, like=samples.tokens)
+    metrics = _seen(samples, rollout, estimates, has_values)
     return rollout, metrics | {
       'pm_score': pm_score.mean(),
       'pm_score_std': pm_score.std(),
@@ -209,16 +207,24 @@ def make_score(
 
 
 def _seen(
-  samples: Samples, rollout: Rollout, estimates: dict[str, Array]
+  samples: Samples,
+  rollout: Rollout,
+  estimates: dict[str, Array],
+  has_values: bool,
 ) -> dict[str, Array]:
-  """What a rollout says about the policy that sampled it."""
+  """What a rollout says about the policy that sampled it, and its values."""
+  of_values = _value_metrics(rollout) if has_values else {}
   error = jnp.abs(rollout.logprobs - samples.logprobs) * rollout.reply_mask
   kls = {f'kl_{k}': x.sum(axis=1).mean() for k, x in estimates.items()}
-  return kls | {
-    'length': samples.reply_lengths.mean(),
-    'stop_rate': samples.is_stopped.mean(),
-    'sampler_error': error.max(),
-  }
+  return (
+    of_values
+    | kls
+    | {
+      'length': samples.reply_lengths.mean(),
+      'stop_rate': samples.is_stopped.mean(),
+      'sampler_error': error.max(),
+    }
+  )
 
 
 def _value_metrics(rollout: Rollout) -> dict[str, Array]:

@@ -166,8 +166,10 @@ def test_topologies_have_their_chips():
 
 def test_a_compiler_says_how_much_it_needs():
   message = 'Ran out of memory. Used 123.50G of 95.74G hbm. Exceeded by'
-  assert measure.needed_bytes(message) == 123.5 * 2**30
-  assert measure.needed_bytes('another error') is None
+  assert measure.needed_bytes(message, 7) == 123.5 * 2**30
+  message = 'memory required for HLO temporaries (56.25G) exceeds available'
+  assert measure.needed_bytes(message, 7) == 56.25 * 2**30 + 7
+  assert measure.needed_bytes('another error', 7) is None
 
 
 @pytest.mark.slow
