@@ -186,6 +186,18 @@ class Transformer:
   def _is_unrolled(self) -> bool:
     return self.config.scan_unroll >= self.config.num_layers
 
+  def cast(self, params: Params) -> Params:
+    """Matrices of the blocks in the dtype that they are multiplied in.
+
+    The functions above do so themselves, where they read them.
+    """
+    dtype = jnp.dtype(self.config.dtype)
+    blocks = {
+      name: w if name.endswith('norm') else w.astype(dtype)
+      for name, w in params['blocks'].items()
+    }
+    return {**params, 'blocks': blocks}
+
   def by_layer(self, params: Params) -> Params:
     """The same parameters; where layers are unrolled, tuples of layers.
 

@@ -126,6 +126,20 @@ def split(
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))
 
 
+def gathered(params: Any) -> Any:
+  """Parameters that 'fsdp' no longer splits; within a jitted function.
+
+  For a loop that reads all of them in every step, and would gather them as
+  often.
+  """
+
+  def of(path, x):
+    spec = spec_for(path_name(path))
+    return split(x, *(None if axis == 'fsdp' else axis for axis in spec))
+
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
 def split_rows(tree: Any, *, like: jax.Array) -> Any:
   """Arrays [B, ...], B split as `place` does; see split."""
   return jax.tree.map(lambda x: split(x, 'fsdp', like=like), tree)

@@ -56,3 +56,25 @@ def test_place_splits_rows():
   placed = sharding.place(sharding.make_mesh(), np.arange(8).reshape(4, 2))
   assert [s.data.shape for s in placed.addressable_shards] == [(1, 2)] * 4
   np.testing.assert_array_equal(placed, np.arange(8).reshape(4, 2))
+
+
+def test_split_and_gathered_follow_the_mesh_of_their_arguments():
+  mesh = sharding.make_mesh(fsdp=2, model=2)
+  by_row, whole = (jax.NamedSharding(mesh, spec) for spec in (P('fsdp'), P()))
+  x = jax.device_put(np.ones((8, 6)), whole)
+  out = jax.jit(lambda x: sharding.split(x * 2, 'fsdp'))(x)
+  assert out.sharding.is_equivalent_to(by_row, 2)
+  # a constant has the mesh of another array; rows that don't divide stay
+  zeros = jax.jit(lambda x: sharding.split(x[:4] * 0, 'fsdp', like=x))(x)
+  assert zeros.sharding.is_equivalent_to(by_row, 2)
+  odd = jax.jit(lambda x: sharding.split(x[:3], 'fsdp'))(x)
+  assert odd.shape == (3, 6)
+  table = jax.NamedSharding(mesh, P('model', 'fsdp'))
+  params = {'embedding': jax.device_put(x, table)}
+  found = jax.jit(sharding.gathered)(params)['embedding'].sharding
+  assert found.is_equivalent_to(jax.NamedSharding(mesh, P('model')), 2)
+
+
+def test_split_without_a_mesh_changes_nothing():
+  out = jax.jit(lambda x: sharding.split(x, 'fsdp', 'model'))(np.ones((4, 4)))
+  assert len(out.sharding.device_set) == 1

@@ -27,8 +27,8 @@ VOCAB = 2**16  # where --vocab names none: configs/tokenizer.py:64k
 def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
   """Prints the plan; 0 where it fits, 1 where it does not.
 
-  `options` are those of the command line, --topology, --vocab, --json and
-  --fix, as far as they were given.
+  `options` are those of the command line that recipes.OWN_OPTIONS has, as far
+  as they were given.
   """
   from hh_jax.plan import chips
 
@@ -36,12 +36,19 @@ def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
     raise InputError(f'--topology is missing: it is one of {chips.KNOWN}')
   topology = chips.parse(options['--topology'])
   vocab = options.get('--vocab', VOCAB)
-  if vocab < 1:
-    raise InputError(f'--vocab {vocab} is not 1 or more')
+  for name in ('--vocab', '--steps'):
+    if options.get(name, 1) < 1:
+      raise InputError(f'{name} {options[name]} is not 1 or more')
   _start_jax(topology)
   from hh_jax.plan import fixes, table
 
-  plan = fixes.plan(config, topology, vocab_size=vocab, fix='--fix' in options)
+  plan = fixes.plan(
+    config,
+    topology,
+    vocab_size=vocab,
+    fix='--fix' in options,
+    steps=options.get('--steps'),
+  )
   if '--json' in options:
     print(json.dumps(table.as_json(plan)))
   else:

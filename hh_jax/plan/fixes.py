@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class Plan:
   phases: list[measure.Measured]
   is_estimate: bool = False  # compiled for CPUs in place of GPUs
   refused: str = ''  # why the recipe would not start
+  advice: tuple[str, ...] = ()
   fix: Flags | None = None  # what to change so that it fits
   fixed: 'Plan | None' = None
   tried: tuple[Flags, ...] = ()  # and did not fit
@@ -38,11 +40,16 @@ class Plan:
 
 
 def plan(
-  config: Config, topology: chips.Topology, *, vocab_size: int, fix: bool
+  config: Config,
+  topology: chips.Topology,
+  *,
+  vocab_size: int,
+  fix: bool,
+  steps: int | None = None,
 ) -> Plan:
   """The plan; with `fix`, where it does not fit, also the first that does."""
   try:
-    first = compiled(config, topology, vocab_size=vocab_size)
+    first = compiled(config, topology, vocab_size=vocab_size, steps=steps)
   except InputError as e:
     if not fix:
       raise
@@ -53,9 +60,14 @@ def plan(
     return first
   tried = []
   for flags in ladder(config, topology):
+    print(f'plan: trying {flags}', file=sys.stderr, flush=True)
     try:
       other = compiled(
-        changed(config, flags), topology, vocab_size=vocab_size, whole=False
+        changed(config, flags),
+        topology,
+        vocab_size=vocab_size,
+        steps=steps,
+        whole=False,
       )
     except InputError:  # a mesh or a batch that does not divide
       continue
@@ -72,9 +84,14 @@ def compiled(
   topology: chips.Topology,
   *,
   vocab_size: int,
+  steps: int | None = None,
   whole: bool = True,
 ) -> Plan:
-  """One config; unless `whole`, no further than to what does not fit."""
+  """One config; unless `whole`, no further than to what does not fit.
+
+  `steps` are those of a recipe whose data decide how many there are.
+  """
+  recipe = phases_lib.recipe_of(config)
   config = changed(config, _attention(config, topology))
   try:
     mesh = sharding.make_mesh(
@@ -82,7 +99,7 @@ def compiled(
     )
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
-  phases = phases_lib.make(config, mesh, vocab_size=vocab_size)
+  phases = phases_lib.make(config, mesh, vocab_size=vocab_size, steps=steps)
   seen, done = {}, []
   for of in phases:
     done.append(measure.phase(of, topology, seen))
@@ -90,13 +107,29 @@ def compiled(
       break
   return Plan(
     topology=topology,
-    recipe=phases_lib.recipe_of(config),
+    recipe=recipe,
     vocab_size=vocab_size,
     mesh=dict(mesh.shape),
     num_params=phases_lib.num_params(config, vocab_size),
     phases=done,
     is_estimate=topology.kind == 'gpu' and jax.default_backend() == 'cpu',
+    advice=tuple(_advice(config, done, mesh.shape['fsdp'])),
   )
+
+
+def _advice(
+  config: Config, measured: list[measure.Measured], fsdp: int
+) -> Iterator[str]:
+  """What the numbers say should be set otherwise."""
+  if not all(of.fits for of in measured):
+    yield 'it does not fit: --fix compiles changes until one does'
+  for of in measured:
+    splits = of.name == 'sample' and config.decode_params == 'split'
+    if splits and fsdp > 1 and of.bound == 'links':
+      yield (
+        'sample gathers all parameters in every step: '
+        '--config.decode_params=gathered does it once, where they fit'
+      )
 
 
 def changed(config: Config, flags: Flags) -> Config:
@@ -125,26 +158,26 @@ def ladder(config: Config, topology: chips.Topology) -> Iterator[Flags]:
   """Changes that save memory, each on top of those before it.
 
   From what costs least: bfloat16 products, recomputation, micro-batches; then
-  the same with heads and MLP split over more chips, which every product pays.
+  all of it with heads and MLP split over more chips, which every product pays.
   """
-  degrees = [config.mesh.model * 2**i for i in range(5)]
-  for degree in degrees:
-    flags: Flags = {}
-    if degree != config.mesh.model:
-      flags = {'mesh.model': degree, 'mesh.fsdp': -1}
-      yield dict(flags)
-    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full')):
-      changes = {
-        f'{model}.{name}': worth
-        for model in _models(config)
-        if config[model][name] != worth
-      }
-      if changes:
-        flags |= changes
-        yield dict(flags)
-    if 'num_micro_batches' in config:
-      for num in (2, 4, 8, 16):
-        if num > config.num_micro_batches:
-          yield flags | {'num_micro_batches': num}
-    if 2 * degree > topology.num_chips:
-      break
+  savings = [
+    {
+      f'{model}.{name}': worth
+      for model in _models(config)
+      if config[model][name] != worth
+    }
+    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full'))
+  ]
+  micro = [
+    {'num_micro_batches': num}
+    for num in (2, 4, 8, 16)
+    if 'num_micro_batches' in config and num > config.num_micro_batches
+  ]
+  both = savings[0] | savings[1]
+  yield from (flags for flags in (savings[0], both) if flags)
+  yield from (both | flags for flags in micro)
+  degree = 2 * config.mesh.model
+  while degree <= min(16, topology.num_chips):
+    mesh = {'mesh.model': degree, 'mesh.fsdp': -1}
+    yield from (mesh | both | flags for flags in ({}, *micro))
+    degree *= 2

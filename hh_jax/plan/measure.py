@@ -25,7 +25,8 @@ class Measured:
   outputs: int | None
   temporaries: int | None
   resident: int  # arrays that are no arguments but stay
-  peak: float  # all together; results in place of arguments count once
+  # all together, results in place of arguments once; None: more than there is
+  peak: float | None
   memory: float | None  # of the chip
   model_flops: float  # by the formula, of one chip's share
   flops: float | None  # of the compiled program
@@ -36,7 +37,9 @@ class Measured:
 
   @property
   def fits(self) -> bool:
-    return self.memory is None or self.peak <= self.memory
+    if self.memory is None:
+      return True
+    return self.peak is not None and self.peak <= self.memory
 
   @property
   def bound(self) -> str | None:
@@ -56,11 +59,20 @@ class Measured:
     return useful / self.time
 
 
-def needed_bytes(message: str) -> float | None:
-  """What a compiler that ran out of memory says a program needs."""
+def needed_bytes(message: str, arguments: int) -> float | None:
+  """What a compiler that ran out of memory says a program needs.
+
+  Some say how much its temporaries do, and `arguments` come to them. None: it
+  does not say.
+  """
   units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-  if found := re.search(r'Used ([\d.]+)([KMGT]) of', message):
-    return float(found.group(1)) * units[found.group(2)]
+  number = r'([\d.]+)([KMGT])'
+  for before, beside in (
+    (r'Used ', 0),
+    (r'required for HLO temporaries \(', arguments),
+  ):
+    if found := re.search(before + number, message):
+      return float(found.group(1)) * units[found.group(2)] + beside
   return None
 
 
@@ -86,8 +98,9 @@ def phase(
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    if (needed := needed_bytes(str(e))) is None:
+    if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
+    needed = needed_bytes(str(e), phases_lib.chip_bytes(arguments))
     seen[of.name] = phases_lib.in_rows(lowered.out_info, arguments)
     found = _too_big(arguments, needed)
   else:
@@ -105,11 +118,11 @@ def phase(
     resident=resident,
     memory=topology.memory,
     model_flops=of.flops / topology.num_chips,
-    **found | {'peak': found['peak'] + resident},
+    **found | {'peak': found['peak'] and found['peak'] + resident},
   )
 
 
-def _too_big(arguments: Any, needed: float) -> dict[str, Any]:
+def _too_big(arguments: Any, needed: float | None) -> dict[str, Any]:
   """What is known where the compiler gave up."""
   return dict(
     arguments=phases_lib.chip_bytes(arguments),

@@ -340,10 +340,18 @@ def recipe_of(config: Config) -> str:
   )
 
 
-def make(config: Config, mesh: Mesh, *, vocab_size: int) -> list[Phase]:
-  """The phases of the recipe that the config is for, checked as it checks."""
+def make(
+  config: Config, mesh: Mesh, *, vocab_size: int, steps: int | None = None
+) -> list[Phase]:
+  """The phases of the recipe that the config is for, checked as it checks.
+
+  `steps`: calls of a phase, where the data decide and not the config.
+  """
   _, of = _RECIPES[recipe_of(config)]
-  return of(config, mesh, Vocabulary(vocab_size))
+  return [
+    dataclasses.replace(x, calls=steps if x.calls is None else x.calls)
+    for x in of(config, mesh, Vocabulary(vocab_size))
+  ]
 
 
 def num_params(config: Config, vocab_size: int) -> int:

@@ -15,14 +15,15 @@ def _size(value: float | None) -> str:
   for unit, scale in (('TiB', 2**40), ('GiB', 2**30), ('MiB', 2**20)):
     if value >= scale:
       return f'{value / scale:.2f} {unit}'
-  return f'{value / 2**10:.1f} KiB'
+  return f'{value / 2**10:.1f} KiB' if value else '0'
 
 
 def _number(value: float | None, unit: str = '') -> str:
   return '?' if value is None else f'{value:.3g}{unit}'
 
 
-def _cells(of: Measured) -> dict[str, str]:
+def _cells(of: Measured, kinds: Sequence[str]) -> dict[str, str]:
+  """One column; `kinds` are the collectives of all phases."""
   sent = sum(of.sent.values())
   return {
     'arguments': _size(of.arguments),
@@ -36,7 +37,7 @@ def _cells(of: Measured) -> dict[str, str]:
     'FLOPs, compiled': _number(of.flops),
     'memory traffic': _size(of.memory_traffic),
     'sent': _size(sent if of.flops else None),
-    **{f'  {kind}': _size(size) for kind, size in of.sent.items()},
+    **{f'  {kind}': _size(of.sent.get(kind, 0)) for kind in kinds},
     **{f'seconds, {k}': _number(v) for k, v in of.seconds.items()},
     'bound by': of.bound or '-',
     'MFU at most': '-' if of.mfu_bound is None else f'{of.mfu_bound:.0%}',
@@ -77,7 +78,9 @@ def _verdict(of: Plan) -> list[str]:
       f'{of.phases[0].calls} calls of each phase, without evaluations'
     )
   elif all(x.calls is None for x in of.phases):
-    lines.append('hours: the number of steps is that of the data')
+    lines.append('hours: the data decide how many steps there are: --steps=N')
+  if any(x.open_loops for x in of.phases):
+    lines.append('of loops that data end, all steps count: replies are full')
   for x in of.phases:
     if not x.fits:
       lines.append(
@@ -88,7 +91,8 @@ def _verdict(of: Plan) -> list[str]:
 
 def render(of: Plan) -> str:
   """A column a phase; numbers are of one chip and one call."""
-  columns = [_cells(x) for x in of.phases]
+  kinds = list(dict.fromkeys(kind for x in of.phases for kind in x.sent))
+  columns = [_cells(x, kinds) for x in of.phases]
   names = list(dict.fromkeys(name for cells in columns for name in cells))
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
@@ -99,6 +103,7 @@ def render(of: Plan) -> str:
       'an estimate: compiled for CPUs, as there are no such GPUs here; '
       'arguments and collectives are the same, temporaries are not'
     )
+  lines += of.advice
   lines += [f'tried: {_flags(flags)}' for flags in of.tried]
   if of.fixed is not None:
     lines += ['', f'fits with {_flags(of.fix)}', render(of.fixed)]
@@ -140,6 +145,7 @@ def as_json(of: Plan) -> dict[str, Any]:
     'hours': time,
     'chip_hours': None if time is None else time * of.topology.num_chips,
     'phases': phases,
+    'advice': list(of.advice),
     'tried': list(of.tried),
     'fix': of.fix,
     'fixed': None if of.fixed is None else as_json(of.fixed),

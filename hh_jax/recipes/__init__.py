@@ -26,5 +26,11 @@ RECIPES = {
 WITHOUT_WORKDIR = ('sample', 'plan')  # those that run without --workdir too
 # Those that have options of their own, and no run directory.
 OWN_OPTIONS = {
-  'plan': {'--topology': str, '--vocab': int, '--json': bool, '--fix': bool}
+  'plan': {
+    '--topology': str,
+    '--vocab': int,
+    '--steps': int,
+    '--json': bool,
+    '--fix': bool,
+  }
 }

@@ -98,7 +98,10 @@ def make_jitted(
   )
   jitted = {
     'sample': rollout_lib.make_sample(
-      nets, num_samples=config.samples_per_prompt, slots=config.slots
+      nets,
+      num_samples=config.samples_per_prompt,
+      slots=config.slots,
+      gathers_params=config.decode_params == 'gathered',
     )
   }
   settings = dict(

@@ -44,6 +44,7 @@ COUNTS = (  # config fields of 1 or more
 CHOICES = {  # config field -> its values
   'advantage': advantages.ESTIMATORS,
   'aggregate': ppo.AGGREGATES,
+  'decode_params': ('split', 'gathered'),
   'kl_estimator': kl.ESTIMATORS,
   'kl_in': ('reward', 'loss'),
   'no_stop': rewards.NO_STOP,

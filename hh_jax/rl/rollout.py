@@ -112,16 +112,24 @@ def compare(
 
 
 def make_sample(
-  nets: Networks, *, num_samples: int, slots: int = 0
+  nets: Networks,
+  *,
+  num_samples: int,
+  slots: int = 0,
+  gathers_params: bool = False,
 ) -> Callable[[Params, Prompts, Array], Samples]:
   """The jitted sample(policy, prompts, key): num_samples replies a prompt.
 
   The replies of one prompt lie in adjacent rows; `slots` of them decode at a
-  time, 0: all.
+  time, 0: all. With gathers_params the devices of the mesh's 'fsdp' gather the
+  policy once a call, in the dtype of the model, and not in every step: that
+  many more bytes on each.
   """
 
   def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
     row_ids = jnp.arange(prompts.tokens.shape[0])
+    if gathers_params:
+      policy = sharding.gathered(nets.policy.cast(policy))
     samples = draw(
       *(nets, policy, prompts, key, row_ids),
       num_samples=num_samples,

@@ -120,6 +120,22 @@ def test_one_device_and_four_sample_the_same(collected):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_gathered_parameters_sample_the_same(collected):
+  gathers = rollout_lib.make_sample(NETS, num_samples=1, gathers_params=True)
+  mesh = sharding.make_mesh(fsdp=2, model=2)
+  rollout, _ = collect_on(mesh, sample=gathers)
+  np.testing.assert_array_equal(rollout.tokens, collected[0].tokens)
+
+
+def test_samples_and_rollouts_stay_split_by_rows():
+  mesh = sharding.make_mesh()
+  params, rows = parameters(mesh), prompts(mesh)
+  samples = SAMPLE(params['policy'], rows, jax.random.key(3))
+  rollout, _ = SCORE(params, make_frozen(), controls(), samples)
+  for x in jax.tree.leaves((samples, rollout)):
+    assert x.sharding.is_equivalent_to(rows.lengths.sharding, x.ndim)
+
+
 @pytest.mark.parametrize('estimator', ['k1', 'k2', 'k3'])
 def test_rewards_sum_to_score_minus_kl(estimator):
   """With gamma = lambda = 1 the first return is the sum of a row's rewards."""
