@@ -74,9 +74,7 @@ def test_strangers_are_overheard():
 
   def stranger(_) -> None:
     for text in (b'GET / HTTP/1.1\r\n', b'hh_jax process x y\n', b''):
-      _until(lambda: socket.create_connection(where)).sendall(
-        text
-      )
+      _until(lambda: socket.create_connection(where)).sendall(text)
 
   with futures.ThreadPoolExecutor(2) as pool:
     told = pool.submit(outcomes, *make_places(0, of=2, port=port))
