@@ -212,6 +212,8 @@ def _start(place: rollcall.Place, asked: Asked) -> None:
   if jax.default_backend() == 'cpu':
     # A program read from the cache has lost the order of its collectives: in
     # jaxlib 0.10.2 half of such runs of `ppo` ended in a mismatch of gloo's.
+    # Loops that are independent have none either (scans over the layers of
+    # several networks): on CPUs take scan_unroll = layers.
     jax.config.update('jax_enable_compilation_cache', False)
   _here.index, _here.count = place.process_id, place.num_processes
 

@@ -1,0 +1,65 @@
+"""`python -m hh_jax` as two real processes of two CPU devices each."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Self
+
+from tests import conftest, test_rollcall
+
+ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_NUM_CPU_DEVICES': '2',
+  'NPROC': '16',  # see conftest.py
+  'XLA_FLAGS': os.environ['XLA_FLAGS'],
+}
+
+
+class Processes(contextlib.ExitStack):
+  """Starts `commands`, one a process; what still runs at the end is killed."""
+
+  def __init__(self, *commands: list[str], flags: tuple[str, ...] = ()):
+    super().__init__()
+    self.callback(self._kill)
+    port = test_rollcall.free_port()
+    self.running = [
+      subprocess.Popen(
+        [sys.executable, *command, f'--coordinator=127.0.0.1:{port}',
+         f'--num_processes={len(commands)}', f'--process_id={i}', *flags],
+        cwd=conftest.REPO,
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for i, command in enumerate(commands)
+    ]  # fmt: skip
+
+  def __enter__(self) -> Self:
+    return self
+
+  def ended(self, timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Exit code, stdout (gloo's chatter left out) and stderr of each."""
+    deadline = time.monotonic() + timeout
+    out = []
+    for process in self.running:
+      said, errors = process.communicate(timeout=deadline - time.monotonic())
+      lines = [x for x in said.splitlines(True) if not x.startswith('[Gloo]')]
+      out.append((process.returncode, ''.join(lines), errors))
+    return out
+
+  def _kill(self) -> None:
+    for process in self.running:
+      process.kill()
+      process.wait()
+
+
+def wait_for(path: pathlib.Path, timeout: float = 120) -> None:
+  """Until there is such a file."""
+  deadline = time.monotonic() + timeout
+  while not path.exists():
+    assert time.monotonic() < deadline, f'no {path} after {timeout} s'
+    time.sleep(0.1)
