@@ -121,8 +121,6 @@ def _advice(
   config: Config, measured: list[measure.Measured], fsdp: int
 ) -> Iterator[str]:
   """What the numbers say should be set otherwise."""
-  if not all(of.fits for of in measured):
-    yield 'it does not fit: --fix compiles changes until one does'
   for of in measured:
     splits = of.name == 'sample' and config.decode_params == 'split'
     if splits and fsdp > 1 and of.bound == 'links':

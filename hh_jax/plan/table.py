@@ -107,6 +107,8 @@ def render(of: Plan) -> str:
   lines += [f'tried: {_flags(flags)}' for flags in of.tried]
   if of.fixed is not None:
     lines += ['', f'fits with {_flags(of.fix)}', render(of.fixed)]
+  elif not of.fits and not of.tried:
+    lines.append('--fix compiles changes of the config until one fits')
   elif of.tried:
     lines.append('none of these fits: take more chips, or smaller batches')
   return '\n'.join(lines)
