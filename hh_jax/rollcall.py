@@ -15,6 +15,7 @@ from hh_jax.errors import InputError
 _HELLO, _GO, _STOP = 'hh_jax process', 'hh_jax go', 'hh_jax stop'
 _PATIENCE = 5.0  # seconds for a line of a peer that has connected
 _RETRY = 0.2
+_GRACE = 2.0  # seconds in which those that still come hear of trouble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _gather(
   stack: contextlib.ExitStack,
 ) -> str:
   """Fills `present`; what is wrong in the end, or ''."""
-  deadline = time.monotonic() + timeout
+  deadline, trouble = time.monotonic() + timeout, ''
   numbers = range(1, place.num_processes)
   try:
     listener = _listen(place.address[1])
@@ -87,7 +88,7 @@ def _gather(
       try:
         peer = stack.enter_context(listener.accept()[0])
       except TimeoutError:
-        return (
+        return trouble or (
           f'{len(missing)} of {place.num_processes} processes did not come to '
           f'{place.coordinator} in {timeout:g} s: process_id '
           f'{", ".join(missing)}'
@@ -98,13 +99,15 @@ def _gather(
         continue  # a port scanner, or a health check
       number, count = map(int, said)
       if count != place.num_processes or number in present or not number:
-        present[-1] = peer
-        return (
+        present[-1 - len(present)] = peer  # a number of no one
+        deadline = min(deadline, time.monotonic() + _GRACE)
+        trouble = (
           f'process_id {number} of {count} came to {place.coordinator}, where '
           f'{place.num_processes} with different numbers were expected'
         )
+        continue
       present[number] = peer
-  return ''
+  return trouble
 
 
 def _answer(place: Place, timeout: float) -> None:

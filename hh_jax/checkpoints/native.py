@@ -200,24 +200,12 @@ def load_params(
     InputError: no checkpoint at that step, or one of another size or tokenizer.
   """
   check_card(run, model, tokenizer_fingerprint)
-  path = pathlib.Path(run).absolute() / (BEST if step == BEST else STEPS)
-  step = None if step == BEST else step
-  manager = ocp.CheckpointManager(path) if path.is_dir() else None
-  steps = sorted(manager.all_steps()) if manager else []
-  if not steps:
-    kind = f'{BEST} checkpoint' if path.name == BEST else 'checkpoint yet'
-    raise InputError(f'{run} has no {kind}')
-  if step is not None and step not in steps:
-    there = ', '.join(map(str, steps))
-    raise InputError(
-      f'{run} has no checkpoint at step {step}: there is {there}'
-    )
+  path = _stored(run, step)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = sharding.tree_shardings(mesh, shapes)
   like = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    shardings,
+    sharding.tree_shardings(mesh, shapes),
   )
   restore = ocp.args.StandardRestore(like)
   if part is not None:
@@ -227,14 +215,30 @@ def load_params(
       restore_args=ocp.checkpoint_utils.construct_restore_args(like),
       partial_restore=True,
     )
+  with ocp.CheckpointManager(path.parent) as manager:
+    item = manager.restore(
+      int(path.name), args=ocp.args.Composite(params=restore)
+    )
+  return item.params if part is None else item.params[part]
+
+
+def _stored(run: str | pathlib.Path, step: int | str | None) -> pathlib.Path:
+  """The folder of that checkpoint, whose parameters are whole."""
+  path = pathlib.Path(run).absolute() / (BEST if step == BEST else STEPS)
+  step = None if step == BEST else step
+  names = [p.name for p in path.iterdir()] if path.is_dir() else []
+  steps = sorted(int(name) for name in names if name.isdigit())
+  if not steps:
+    kind = f'{BEST} checkpoint' if path.name == BEST else 'checkpoint yet'
+    raise InputError(f'{run} has no {kind}')
+  if step is not None and step not in steps:
+    there = ', '.join(map(str, steps))
+    raise InputError(
+      f'{run} has no checkpoint at step {step}: there is {there}'
+    )
   step = steps[-1] if step is None else step
   if reason := integrity.damage(path / str(step), ('params',)):
     raise InputError(
       f'{run}: the checkpoint at step {step} is damaged: {reason}'
     )
-  item = manager.restore(
-    step,
-    args=ocp.args.Composite(params=restore),
-  )
-  manager.close()
-  return item.params if part is None else item.params[part]
+  return path / str(step)
