@@ -119,7 +119,7 @@ def run_local(
 
   A signal is passed on, so that every cell saves, and waits for them.
   """
-  waiting, running = list(cells), {}
+  waiting, running, failed = list(cells), {}, 0
   slots = list(range(gpus or jobs))
   try:
     while waiting or running:
@@ -127,12 +127,13 @@ def run_local(
         cell = waiting.pop(0)
         slot = slots.pop(0)
         running[slot] = cell, _start(cell, slot, gpus)
-      for slot, (_, process) in list(running.items()):
+      for slot, (cell, process) in list(running.items()):
         if process.poll() is not None:
           del running[slot]
           slots.append(slot)
+          failed += not cell.is_finished
           ended = len(cells) - len(waiting) - len(running)
-          bar.update(ended, {'failed': sum(not c.is_finished for c in cells)})
+          bar.update(ended, {'failed': failed})
       time.sleep(POLL_S)
   finally:
     stopping.end([process for _, process in running.values()])

@@ -50,7 +50,9 @@ def open_run(
   run = {'recipe': recipe, 'config': _plain(config, 'config')}
   distributed.by_writer(lambda: _open(path, run, may_change))
   if distributed.num_processes() > 1:  # they may differ, or not share a disk
-    distributed.by_all(lambda: _check_same(path, read_config(path), run, ()))
+    distributed.by_all(
+      lambda: _check_same(path, read_config(path), run, may_change)
+    )
   return path
 
 

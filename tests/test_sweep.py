@@ -140,13 +140,16 @@ def test_two_at_a_time(tmp_path, monkeypatch):
     for one, two in ('ab', 'ba')
   ]
 
-  class Quiet:
-    def update(self, step, shown):
-      pass
+  shown = []
+
+  class Bar:
+    def update(self, step, numbers):
+      shown.append((step, numbers['failed']))
 
   start = time.monotonic()
-  sweep.run_local(cells, jobs=2, gpus=0, bar=Quiet())
+  sweep.run_local(cells, jobs=2, gpus=0, bar=Bar())
   assert time.monotonic() - start < 30
+  assert shown == [(1, 1), (2, 2)]  # none of them has written a summary
 
 
 @pytest.mark.slow
