@@ -126,18 +126,18 @@ def split(
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))
 
 
-def gathered(params: Any) -> Any:
-  """Parameters that 'fsdp' no longer splits; within a jitted function.
+def for_decoding(shardings: Any) -> Any:
+  """The layout of parameters [...] that 'fsdp' does not split.
 
   For a loop that reads all of them in every step, and would gather them as
   often.
   """
 
-  def of(path, x):
-    spec = spec_for(path_name(path))
-    return split(x, *(None if axis == 'fsdp' else axis for axis in spec))
+  def of(sharding: NamedSharding) -> NamedSharding:
+    spec = (None if axis == 'fsdp' else axis for axis in sharding.spec)
+    return NamedSharding(sharding.mesh, P(*spec))
 
-  return jax.tree_util.tree_map_with_path(of, params)
+  return jax.tree.map(of, shardings)
 
 
 def split_rows(tree: Any, *, like: jax.Array) -> Any:

@@ -58,7 +58,7 @@ def test_place_splits_rows():
   np.testing.assert_array_equal(placed, np.arange(8).reshape(4, 2))
 
 
-def test_split_and_gathered_follow_the_mesh_of_their_arguments():
+def test_split_follows_the_mesh_of_its_arguments():
   mesh = sharding.make_mesh(fsdp=2, model=2)
   by_row, whole = (jax.NamedSharding(mesh, spec) for spec in (P('fsdp'), P()))
   x = jax.device_put(np.ones((8, 6)), whole)
@@ -69,9 +69,12 @@ def test_split_and_gathered_follow_the_mesh_of_their_arguments():
   assert zeros.sharding.is_equivalent_to(by_row, 2)
   odd = jax.jit(lambda x: sharding.split(x[:3], 'fsdp'))(x)
   assert odd.shape == (3, 6)
+
+
+def test_the_layout_for_decoding_is_split_by_model_alone():
+  mesh = sharding.make_mesh(fsdp=2, model=2)
   table = jax.NamedSharding(mesh, P('model', 'fsdp'))
-  params = {'embedding': jax.device_put(x, table)}
-  found = jax.jit(sharding.gathered)(params)['embedding'].sharding
+  found = sharding.for_decoding({'embedding': table})['embedding']
   assert found.is_equivalent_to(jax.NamedSharding(mesh, P('model')), 2)
 
 

@@ -126,7 +126,8 @@ def _advice(
     if splits and fsdp > 1 and of.bound == 'links':
       yield (
         'sample gathers all parameters in every step: '
-        '--config.decode_params=gathered does it once, where they fit'
+        '--config.decode_params=gathered does it once an iteration, where they '
+        'fit'
       )
 
 

@@ -36,7 +36,7 @@ def _cells(of: Measured, kinds: Sequence[str]) -> dict[str, str]:
     'FLOPs, formula': _number(of.model_flops),
     'FLOPs, compiled': _number(of.flops),
     'memory traffic': _size(of.memory_traffic),
-    'sent': _size(sent if of.flops else None),
+    'sent': _size(sent if of.flops is not None else None),
     **{f'  {kind}': _size(of.sent.get(kind, 0)) for kind in kinds},
     **{f'seconds, {k}': _number(v) for k, v in of.seconds.items()},
     'bound by': of.bound or '-',

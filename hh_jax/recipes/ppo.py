@@ -186,6 +186,10 @@ def make_evaluator(
       f'{config.eval_prompts}, {loader.num_rows(rows)} fits config.max_prompt'
     )
   names = tuple(name for name in frozen if name.endswith('pm_score'))
+  reshard = None
+  if config.decode_params == 'gathered':
+    layout = jax.tree.map(lambda x: x.sharding, frozen['reference'])
+    reshard = rollout_lib.make_reshard(nets, layout)
   sampler = policy_samples.Sampler(
     draw=rollout_lib.make_draw(nets),
     judge=rollout_lib.make_evaluate(nets, names),
@@ -194,6 +198,7 @@ def make_evaluator(
     key=common.stream(config.seed, common.EVAL),
     batch_size=config.eval_batch_size,
     num_samples=config.eval_samples,
+    reshard=reshard,
   )
   return policy_evaluation.Evaluator(sampler, rows, prompts, source.gold_score)
 

@@ -86,6 +86,23 @@ def test_replies_are_spread_over_the_devices(ppo_plan):
   assert sample.outputs < 2 * 4 * (24 + 8 + 8 + 3) * 4
 
 
+@pytest.mark.slow
+def test_a_layout_for_decoding_is_a_phase_and_stays_beside_the_others(ppo_plan):
+  config = _ppo()
+  config.decode_params = 'gathered'
+  plan = fixes.compiled(config, CPU, vocab_size=VOCAB)
+  reshard, sample, *_ = plan.phases
+  assert [x.name for x in (reshard, sample)] == ['reshard', 'sample']
+  assert reshard.flops == 0 and reshard.mfu_bound is None
+  # of four shares three come from others, sent once and read in every step
+  (name,) = reshard.sent
+  assert 'all-gather' in name
+  split = ppo_plan.phases[0]
+  assert sum(sample.sent.values()) < 0.5 * sum(split.sent.values())
+  # what training keeps of the policy is no argument of the sampler then
+  assert sample.resident == split.resident + reshard.arguments
+
+
 def _chip(memory: float) -> chips.Topology:
   chip = chips.Chip(1e12, memory / 0.75, 1e9, 1e8)
   return chips.Topology('gpu:toyx4', 'gpu', 4, chip)
