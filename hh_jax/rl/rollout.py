@@ -111,9 +111,7 @@ def compare(
   )
 
 
-def make_reshard(
-  nets: Networks, shardings: Any
-) -> Callable[[Params], Params]:
+def make_reshard(nets: Networks, shardings: Any) -> Callable[[Params], Params]:
   """The jitted reshard(policy): the policy as decoding reads it.
 
   On every device of the mesh's 'fsdp', which split it in `shardings`, and in
