@@ -1,6 +1,7 @@
 """Benchmarks, experiments and notebooks run; their numbers are not judged."""
 
 import importlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -26,6 +27,21 @@ def fake_run(folder, offset=0.0):
   (folder / 'ppo' / 'metrics.jsonl').write_text(text)
   names = ('pm/eval/accuracy', 'ppo/gain/pm_score', 'ppo/last/kl')
   (folder / 'summary.json').write_text(json.dumps(dict.fromkeys(names, 1.0)))
+
+
+def fake_sweep(folder):
+  """What a sweep of two learning rates and two seeds leaves."""
+  rows = []
+  for lr, seed in itertools.product((0.1, 0.01), (0, 1)):
+    given = {'size': 'tiny', 'optimizer.lr': str(lr), 'seed': str(seed)}
+    cell = ','.join(f'{k}={v}' for k, v in given.items())
+    (folder / cell).mkdir(parents=True)
+    lines = [{'step': i, 'time': i, 'train/loss': lr / i} for i in (1, 2)]
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (folder / cell / 'metrics.jsonl').write_text(text)
+    row = {'cell': cell, 'overrides': given, 'eval/accuracy': lr + seed}
+    rows.append(json.dumps(row) + '\n')
+  (folder / 'results.jsonl').write_text(''.join(rows))
 
 
 FLAGS = (
@@ -215,6 +231,7 @@ def test_make_pairs_without_its_data_is_one_line(tmp_path):
 )
 def test_notebooks_run(path, tmp_path, monkeypatch, capsys):
   fake_run(tmp_path / 'runs' / 'demo')
+  fake_sweep(tmp_path / 'runs' / 'sweep')
   shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
   monkeypatch.chdir(tmp_path)
   namespace = {}
@@ -222,4 +239,11 @@ def test_notebooks_run(path, tmp_path, monkeypatch, capsys):
     if cell['cell_type'] == 'code':
       assert cell['outputs'] == []  # committed without anyone's results
       exec(''.join(cell['source']), namespace)
-  assert 'slope 1.00' in capsys.readouterr().out
+  says = {
+    'look_at_a_run': 'slope 1.00',
+    'look_at_a_sweep': (
+      'size=tiny optimizer.lr=0.01: 0.510 +- 0.500, 2 seeds\n'
+      'size=tiny optimizer.lr=0.1: 0.600 +- 0.500, 2 seeds\n'
+    ),
+  }
+  assert says[path.stem] in capsys.readouterr().out
