@@ -226,6 +226,22 @@ def test_make_pairs_without_its_data_is_one_line(tmp_path):
     make_pairs.main(['--data-dir', str(tmp_path), '--out', out])
 
 
+def test_planned_calls_what_plan_compiles(capsys):
+  flags = '--topology=cpu:4 --vocab=64 --repeats=1 --config'.split()
+  planned = importlib.import_module('benchmarks.planned').main
+  planned([*flags, 'configs/ppo.py:tiny', *(f'--set={x}' for x in (
+    'batch_size=16', 'eval_batch_size=16', 'max_prompt=8', 'max_reply=4',
+    'decode_params=gathered',
+  ))])  # fmt: skip
+  out = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert list(out['phases']) == ['reshard', 'sample', 'score', 'update']
+  for row in out['phases'].values():
+    assert row['seconds'] > 0 and row['planned_peak'] > 0
+  assert out['peak'] is None  # a CPU counts no bytes
+  with pytest.raises(SystemExit, match='is not the 4 devices here'):
+    planned(['--topology=cpu:2', '--config=configs/pm.py:tiny'])
+
+
 @pytest.mark.parametrize(
   'path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda p: p.stem
 )
