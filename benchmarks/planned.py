@@ -1,14 +1,13 @@
 """What `plan` says of a recipe's device calls, and what they take.
 
-  python -m benchmarks.planned --topology gpu:h200 --config configs/pm.py:810M \\
-    --set model.dtype=bfloat16
+  python -m benchmarks.planned --config configs/pm.py:810M --topology gpu:h200
 
 Compiles the phases as `plan` does, then calls each on arrays that are all there
 at once (what it takes, and what stays beside it), and prints one JSON object:
 bytes of a device as planned and at the peak (goal: within 10 %), and the bound
-on seconds beside the seconds, which it must not exceed. A backend that counts no
-bytes (a CPU) gives null. A recipe needs a process of its own: a device's peak is
-that since the process began.
+on seconds beside the seconds, which it must not exceed. A backend that counts
+no bytes (a CPU) gives null. A recipe needs a process of its own: a device's
+peak is that since the process began.
 """
 
 import argparse
