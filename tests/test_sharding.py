@@ -27,8 +27,12 @@ def test_every_parameter_of_every_size_has_a_rule(size):
 
 
 def test_specs_of_nested_paths():
-  assert sharding.spec_for('policy/blocks/mlp_in') == P(None, 'fsdp', 'model')
-  assert sharding.spec_for('1/0/mu/value/embedding') == P('model', 'fsdp')
+  assert sharding.spec_for('policy/blocks/mlp_in') == P(
+    None, ('fsdp', 'sequence'), 'model'
+  )
+  assert sharding.spec_for('1/0/mu/value/embedding') == P(
+    'model', ('fsdp', 'sequence')
+  )
   assert sharding.spec_for('step') == P()
   with pytest.raises(ValueError, match="no sharding rule .* 'blocks/new'"):
     sharding.spec_for('blocks/new')
@@ -41,7 +45,7 @@ def test_what_cannot_be_split_is_refused():
   shapes = {'embedding': jax.ShapeDtypeStruct((8, 6), np.float32)}
   with pytest.raises(ValueError, match='embedding: 6 is not divisible by fsdp'):
     sharding.tree_shardings(mesh, shapes)
-  with pytest.raises(ValueError, match='fsdp=3 x model=1 needs 3 devices'):
+  with pytest.raises(ValueError, match='fsdp=3 x sequence=1 x model=1 needs 3'):
     sharding.make_mesh(fsdp=3)
   with pytest.raises(ValueError, match='there are 4'):
     sharding.make_mesh(model=3)

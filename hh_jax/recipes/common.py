@@ -73,7 +73,7 @@ def make_model(
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
   """The mesh of `config.mesh`."""
   try:
-    return sharding.make_mesh(fsdp=config.fsdp, model=config.model)
+    return sharding.make_mesh(**config)
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
 
