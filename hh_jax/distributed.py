@@ -59,6 +59,21 @@ def num_processes() -> int:
   return _here.count
 
 
+def needs_unrolled() -> bool:
+  """Whether programs with two independent loops of collectives may die.
+
+  Gloo pairs collectives by the order in which each process starts them. XLA's
+  CPU runtime starts those of one computation in one order, but a loop has
+  started with its first: of two loops that do not depend on each other, such as
+  scans over the layers of two networks, the later ones may come in any order.
+  """
+  if _here.count == 1:
+    return False
+  import jax
+
+  return jax.default_backend() == 'cpu'
+
+
 def by_writer(do: Callable[[], object]) -> None:
   """Process 0 does it, and the others go on when it is done.
 
@@ -210,10 +225,9 @@ def _start(place: rollcall.Place, asked: Asked) -> None:
     heartbeat_timeout_seconds=asked.heartbeat_timeout,
   )
   if jax.default_backend() == 'cpu':
-    # A program read from the cache has lost the order of its collectives: in
-    # jaxlib 0.10.2 half of such runs of `ppo` ended in a mismatch of gloo's.
-    # Loops that are independent have none either (scans over the layers of
-    # several networks): on CPUs take scan_unroll = layers.
+    # A program read from the cache has lost the order of its collectives (each
+    # gets a resource of its own): in jaxlib 0.10.2 half of such runs of `ppo`
+    # ended in a mismatch of gloo's. See also needs_unrolled.
     jax.config.update('jax_enable_compilation_cache', False)
   _here.index, _here.count = place.process_id, place.num_processes
 
