@@ -1,6 +1,7 @@
 """Rows -> batches with grain; the iterator's state goes into checkpoints."""
 
 from collections.abc import Iterator, Sequence
+import time
 from typing import Any
 
 import grain
@@ -99,3 +100,29 @@ def eval_batches(rows: Any, *, batch_size: int) -> Iterator[Any]:
   rows = pad_rows(rows, batch_size)
   for start in range(0, num_rows(rows), batch_size):
     yield take(rows, slice(start, start + batch_size))
+
+
+class Feed:
+  """Batches for a loop, and the share of its time that devices waited for them.
+
+  Making a batch (and placing it on the devices) is free while they still run
+  the step before. A call during which they ended it counts in full, so the
+  share is an upper bound.
+  """
+
+  def __init__(self, batches: Iterator[Any]):
+    self._batches = batches
+    self._last = time.perf_counter()  # when the last batch was there
+
+  def next(self, running: Any) -> tuple[Any, float]:
+    """A batch; what the devices waited for it, over the time since the last.
+
+    `running` is a tree of results of the step under way, None where there is
+    none. The share is in [0, 1].
+    """
+    start = time.perf_counter()
+    batch = next(self._batches)
+    end = time.perf_counter()
+    since, self._last = self._last, end
+    is_waiting = all(x.is_ready() for x in jax.tree.leaves(running))
+    return batch, (end - start) / (end - since) if is_waiting else 0.0

@@ -1,4 +1,6 @@
 import collections
+import itertools
+import time
 
 import numpy as np
 import pytest
@@ -71,3 +73,26 @@ def test_padded_rows_have_empty_masks():
 @pytest.mark.parametrize('n, multiple', [(4, 4), (4, 2)])
 def test_whole_batches_are_left_alone(n, multiple):
   assert loader.num_rows(loader.pad_rows(rows(n), multiple)) == n
+
+
+class Running:
+  """Stands for a result of a device."""
+
+  def __init__(self, is_ready):
+    self.is_ready = lambda: is_ready
+
+
+def slow(seconds):
+  for i in itertools.count():
+    time.sleep(seconds)
+    yield i
+
+
+def test_a_device_waits_only_for_batches_that_it_has_no_work_beside():
+  feed = loader.Feed(slow(0.05))
+  for running, waits in ((None, 1), (Running(True), 1), (Running(False), 0)):
+    _, share = feed.next({'loss': running})
+    assert (share > 0.9) if waits else (share == 0)
+  feed = loader.Feed(slow(0.01))
+  time.sleep(0.1)  # something else than batches
+  assert 0 < feed.next(None)[1] < 0.5

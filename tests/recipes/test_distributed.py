@@ -15,8 +15,6 @@ from tests.recipes import places
 
 # Sums of float32 in another order; of three PPO iterations at a large rate.
 TOLERANCE = {'rel_tol': 2e-4, 'abs_tol': 2e-5}
-# of metrics.jsonl, and what tells its own place
-UNLIKE = ('time',)
 
 
 @pytest.mark.slow
@@ -96,7 +94,7 @@ def leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
   if isinstance(value, dict | list):
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in pairs:
-      if key not in UNLIKE:
+      if key not in chain_lib.TIMES:
         yield from leaves(part, f'{where}/{key}')
   else:
     yield where, value
