@@ -96,7 +96,7 @@ def by_all(do: Callable[[], object]) -> None:
     error = e
   finally:
     _here.is_apart = False
-  told = _told(str(error) if error else '')
+  told = first_said(str(error) if error else '')
   if error or told:
     raise error or InputError(told)
 
@@ -116,8 +116,18 @@ def wait_for_writer() -> None:
   by_writer(lambda: None)
 
 
-def _told(text: str) -> str:
-  """The first text that is not empty, of the process with the lowest id."""
+def share() -> tuple[int, int]:
+  """(i, n) of work that all processes split: this one does every n-th part."""
+  return (0, 1) if _here.is_apart else (_here.index, _here.count)
+
+
+def first_said(text: str) -> str:
+  """The first text that is not empty, of the process with the lowest id.
+
+  All have to call it; it is cut at 1 KiB.
+  """
+  if _here.count == 1 or _here.is_apart:
+    return text
   from jax.experimental import multihost_utils
   import numpy as np
 
