@@ -158,11 +158,14 @@ class Checkpoints:
     )
     return TrainState(params=item.params, **item.train), item.host
 
+  def wait(self) -> None:
+    """Until a save that is under way is whole."""
+    with integrity.full_disk_named(self._path):
+      self._manager.wait_until_finished()
+
   def close(self) -> None:
-    """Waits for saves under way."""
     try:
-      with integrity.full_disk_named(self._path):
-        self._manager.wait_until_finished()
+      self.wait()
     finally:
       self._manager.close()
 

@@ -123,6 +123,7 @@ def elsewhere(
     if processes == 1:
       commands[run]['stop'] = step
   if processes > 1:
+    del commands['sample']  # test_process_0_alone_prints has it
     for name in RESUMED:
       split = argv(chain, name, path / f'{name}_split', SPLIT)
       commands[f'{name}_split'] = {'argv': split}

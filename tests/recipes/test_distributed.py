@@ -21,6 +21,8 @@ TOLERANCE = {'rel_tol': 2e-4, 'abs_tol': 2e-5}
 @pytest.mark.parametrize('recipe', (*places.IN_CHAIN, *places.ALONE))
 @pytest.mark.parametrize('place', ['one', 'pair'])
 def test_a_run_is_what_it_is_on_four_devices(request, chain, place, recipe):
+  if (place, recipe) == ('pair', 'sample'):
+    pytest.skip('test_process_0_alone_prints')
   there = chain.path
   if recipe in places.ALONE:
     there = request.getfixturevalue('four').path
