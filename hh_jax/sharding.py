@@ -91,7 +91,8 @@ def place(mesh: Mesh, batch: Any) -> Any:
   """Host arrays [B, ...] onto the mesh, B split over 'fsdp'.
 
   Every process has to give the same whole batch (the same seed makes the same
-  order), and puts those rows on its devices that are theirs.
+  order), and puts those rows on its devices that are theirs. Of a loader.Part
+  no others are made.
   """
   sharding = NamedSharding(mesh, P('fsdp'))
 
@@ -100,7 +101,8 @@ def place(mesh: Mesh, batch: Any) -> Any:
       raise ValueError(
         f'batch of {x.shape[0]} is not divisible by fsdp={mesh.shape["fsdp"]}'
       )
-    x = np.asarray(x)
+    if isinstance(x, jax.Array):
+      x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
   return jax.tree.map(put, batch)
