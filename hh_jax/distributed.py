@@ -172,7 +172,9 @@ def _find(asked: Asked) -> rollcall.Place | None:
   """Where this process belongs; None where there is only one process.
 
   Flags come first, then JAX's environment variables, then the cluster that JAX
-  detects. InputError where they do not make a whole.
+  detects. InputError where they do not make a whole. Under Slurm JAX gives a
+  process one device, by its number on the node; here one that has a node for
+  itself has all of them.
   """
   said = {
     name: getattr(asked, name)
@@ -194,6 +196,8 @@ def _find(asked: Asked) -> rollcall.Place | None:
     except RuntimeError as error:
       raise InputError(f'the cluster that JAX detects: {error}') from error
     said = dict(zip(said, found, strict=True))
+    if str(said['num_processes']) == os.environ.get('SLURM_STEP_NUM_NODES'):
+      devices = None
   missing = [name for name, value in said.items() if value is None]
   if len(missing) == len(said):
     return None
