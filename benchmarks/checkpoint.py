@@ -33,8 +33,9 @@ def main(argv=None) -> dict:
   flags.add_argument('--dir', help='where to save; default: a temporary folder')
   flags.add_argument('--prompt-len', type=common.positive, default=64)
   flags.add_argument('--response-len', type=common.positive, default=32)
+  flags.add_argument('--minibatches', type=common.positive, default=4)
   flags.set_defaults(
-    pairs=None, row_length=0, ppo_epochs=1, minibatches=4, temperature=1.0,
+    pairs=None, row_length=0, ppo_epochs=1, temperature=1.0,
     kl_coef=0.05, clip=0.0,
   )  # fmt: skip
   args = flags.parse_args(argv)
