@@ -146,11 +146,13 @@ def place(mesh: Mesh, batch: Any) -> Any:
   """Host arrays [B, ...] onto the mesh, as row_sharding splits them.
 
   Every process has to give the same whole batch (the same seed makes the same
-  order), and puts those rows on its devices that are theirs.
+  order), and puts those rows on its devices that are theirs. Of a loader.Part
+  no others are made.
   """
 
   def put(x):
-    x = np.asarray(x)
+    if isinstance(x, jax.Array):
+      x = np.asarray(x)
     return jax.make_array_from_callback(
       x.shape, row_sharding(mesh, x.shape), x.__getitem__
     )

@@ -86,6 +86,29 @@ def test_generate_counts_new_tokens_and_the_floor(capsys):
   assert out['loss_last'] == pytest.approx(np.log(31), abs=0.5)
 
 
+@pytest.mark.parametrize(
+  ('stage', 'flags'),
+  [
+    ('pm', ()),
+    pytest.param(
+      'ppo',
+      ('--prompt-len', '5', '--response-len', '3', '--minibatches', '1'),
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_checkpoint_times_rounds_with_and_without_a_save(capsys, stage, flags):
+  out = bench(
+    'checkpoint', capsys, '--stage', stage, '--rounds', '2', '--every', '10',
+    *flags,
+  )  # fmt: skip
+  assert out['steps'] == 2 * 2 * 2 and len(out['added_s_of_rounds']) == 2
+  assert out['checkpoint_mib'] > 0 and out['blocked_s'] > 0
+  assert out['share'] == pytest.approx(
+    out['added_s'] / (10 * out['step_s_median'])
+  )
+
+
 PPO = '--batch 8 --prompt-len 5 --response-len 3 --ppo-epochs 2'.split()
 
 
