@@ -6,7 +6,8 @@
 Slices are the smallest, to a factor of two, that hold parameters, moments and
 frozen networks with room for activations; our choice. 64 rows a batch of
 comparisons (some 280 pairs, so 574 steps are an epoch of 161k) and 256 replies
-an iteration, as configs/ppo.py has it.
+an iteration, as configs/ppo.py has it. `:some` has a part of the plans, of all
+sizes, recipes and kinds of chips, for the tests.
 """
 
 from configs import common
@@ -59,9 +60,12 @@ def weak(file: str, rows: int, overrides: str) -> tuple:
   )
 
 
-def get_config():
+def get_config(size=None):
+  pms, ppos = cells('pm', PM, PAIRS), cells('ppo', PPO, BOTH)
+  # another chip each time
+  chosen = {'all': pms + ppos, 'some': pms[::4] + ppos[1::5]}
   return common.config(
-    cells=cells('pm', PM, PAIRS) + cells('ppo', PPO, BOTH),
+    cells=common.choose(size, chosen, 'all'),
     # one cell, and what single changes of it do to its memory
     saving=f'configs/ppo.py:810M v5p:2x2x2 {BOTH}',
     changes=(

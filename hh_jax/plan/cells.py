@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from hh_jax import cli, metrics, stopping, workdir
+from hh_jax import cli, metrics, workdir
 from hh_jax.errors import InputError
 
 Row = dict[str, Any]
@@ -97,26 +97,22 @@ def kept(path: pathlib.Path) -> dict[str, Row]:
 
 def compile_cell(cell: Cell) -> Row:
   """The row of one cell, compiled now; InputError with its last line."""
-  process = subprocess.Popen(
+  # when this process is stopped so is the compiler: it has nothing to save
+  process = subprocess.run(
     [sys.executable, *cell.command],
     stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    capture_output=True,
     text=True,
   )
-  try:
-    out, err = process.communicate()
-  finally:
-    stopping.end([process])
   if process.returncode not in (0, 1):  # 1: it does not fit
-    said = (err.strip() or f'exit code {process.returncode}').splitlines()[-1]
-    raise InputError(f'cell {cell.text!r}: {said}')
+    said = process.stderr.strip() or f'exit code {process.returncode}'
+    raise InputError(f'cell {cell.text!r}: {said.splitlines()[-1]}')
   return {
     'key': cell.key,
     'cell': cell.text,
     'versions': versions(),
     'code': code(),
-    'plan': json.loads(out.splitlines()[-1]),
+    'plan': json.loads(process.stdout.splitlines()[-1]),
   }
 
 
