@@ -97,6 +97,7 @@ def optimizer(lr: float, **changes) -> ml_collections.ConfigDict:
     b1=0.9,
     b2=0.95,
     eps=1e-8,
+    moments_dtype='float32',  # 'bfloat16': half of their bytes; betas to .98
   )
   return config(**(fields | changes))
 

@@ -15,6 +15,11 @@ from hh_jax.errors import InputError
 from hh_jax.types import Array, LossFn, Params, TrainState
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'halving')
+MOMENTS = ('float32', 'bfloat16')
+# bfloat16 has 8 bits: a moment whose step 1 - beta is not well above their
+# rounding, 2**-9, stands still. Of normal gradients the root of nu is off by
+# .01 % at beta .95, .25 % at .98, 2 to 5 % at .99, up to 58 % at .999.
+MAX_BETA_BFLOAT16 = 0.98
 
 
 def make_schedule(
@@ -59,8 +64,20 @@ def make_optimizer(
   b1: float,
   b2: float,
   eps: float,
+  moments_dtype: str = 'float32',
 ) -> optax.GradientTransformation:
-  """AdamW after clipping by global norm; vectors and norms don't decay."""
+  """AdamW after clipping by global norm; vectors and norms don't decay.
+
+  With moments_dtype 'bfloat16' both moments are kept in it between steps, and
+  computed in float32 (our choice; optax's mu_dtype is of the first alone).
+  """
+  if moments_dtype not in MOMENTS:
+    raise InputError(f'moments_dtype {moments_dtype!r} is none of {MOMENTS}')
+  if moments_dtype == 'bfloat16' and max(b1, b2) > MAX_BETA_BFLOAT16:
+    raise InputError(
+      f"moments_dtype 'bfloat16' takes b1 and b2 up to {MAX_BETA_BFLOAT16}, "
+      f'not {max(b1, b2)}: rounding would keep the moments where they are'
+    )
 
   def matrices(params: Params) -> Params:
     def of(path, leaf):
@@ -69,12 +86,31 @@ def make_optimizer(
 
     return jax.tree_util.tree_map_with_path(of, params)
 
-  return optax.chain(
-    optax.clip_by_global_norm(clip_norm),
-    optax.adamw(
-      schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=matrices
-    ),
+  adamw = optax.adamw(
+    schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=matrices
   )
+  if moments_dtype == 'bfloat16':
+    adamw = _kept_in_bfloat16(adamw)
+  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def _kept_in_bfloat16(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The same arithmetic on a state whose float32 arrays are rounded."""
+
+  def cast(state: Any, old: Any, new: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(new) if x.dtype == old else x, state)
+
+  def init(params: Params) -> Any:
+    return cast(tx.init(params), jnp.float32, jnp.bfloat16)
+
+  def update(grads: Params, state: Any, params: Params | None = None):
+    state = cast(state, jnp.bfloat16, jnp.float32)
+    updates, state = tx.update(grads, state, params)
+    return updates, cast(state, jnp.float32, jnp.bfloat16)
+
+  return optax.GradientTransformation(init, update)
 
 
 def init_state(

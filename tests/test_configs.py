@@ -59,6 +59,7 @@ SIZES = {
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
+  'scaling': ('all', 'some'),
   'pipeline': (),  # for other configs to call
 }
 CASES = [

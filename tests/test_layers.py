@@ -13,8 +13,8 @@ LAYERS = {
   1: 'model block sizes attention checkpoints',
   2: 'losses rl sampling data',
   3: 'train metrics evals generation',
-  4: 'recipes plan',
-  5: 'cli sweep launch __main__',
+  4: 'recipes',
+  5: 'cli sweep launch plan __main__',
 }
 LAYER = {part: n for n, parts in LAYERS.items() for part in parts.split()}
 MAX_FUNCTION = 60

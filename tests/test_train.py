@@ -216,3 +216,70 @@ def test_clipping_is_by_global_norm():
   updates, _ = tx.update(grads, tx.init(params), params)
   # eps dwarfs the second moment: the update is the clipped gradient / eps
   np.testing.assert_allclose(updates['embedding'], -0.5e-6, rtol=1e-3)
+
+
+def _trained(tx, steps):
+  """Losses of a run, its last state, and what its steps keep."""
+  loss_fn = language_model.language_model_loss(MODEL, chunk=16)
+  mesh = sharding.make_mesh()
+  state, shardings = train.init_state(MODEL.init, tx, jax.random.key(0), mesh)
+  step = train.make_train_step(loss_fn, tx, shardings)
+  losses = []
+  for batch in list(batches(1)) * steps:
+    state, metrics = step(state, sharding.place(mesh, batch))
+    losses.append(float(metrics['loss']))
+  return losses, state
+
+
+def test_moments_in_bfloat16_are_half_of_the_bytes_and_as_good():
+  plain, state = _trained(optimizer(), 30)
+  short, other = _trained(optimizer(moments_dtype='bfloat16'), 30)
+  moments = [x for x in jax.tree.leaves(other.opt_state) if x.ndim]
+  assert {x.dtype for x in moments} == {jnp.dtype(jnp.bfloat16)}
+  assert 2 * sum(x.nbytes for x in moments) == sum(
+    x.nbytes for x in jax.tree.leaves(state.opt_state) if x.ndim
+  )
+  assert {x.dtype for x in jax.tree.leaves(other.params)} == {
+    jnp.dtype(jnp.float32)
+  }
+  # computed in float32: nothing is rounded before the first update
+  assert short[:2] == plain[:2] and short != plain
+  assert plain[-1] < 0.9 * plain[0]
+  assert short[-1] == pytest.approx(plain[-1], rel=0.01)
+
+
+@pytest.mark.parametrize('beta', [0.95, 0.98])
+def test_a_moment_in_bfloat16_is_not_biased(beta):
+  """The root of nu, whose inverse is the step, of normal gradients."""
+  tx = optimizer(moments_dtype='bfloat16', b2=beta, weight_decay=0.0)
+  exact = optimizer(b2=beta, weight_decay=0.0)
+  params = {'x': jnp.zeros(4096)}
+  states = [tx.init(params), exact.init(params)]
+
+  @jax.jit
+  def step(states, key):
+    grads = {'x': jax.random.normal(key, (4096,))}
+    return [
+      of.update(grads, state, params)[1]
+      for of, state in zip((tx, exact), states, strict=True)
+    ]
+
+  for i in range(300):
+    states = step(states, jax.random.fold_in(jax.random.key(1), i))
+  rounded, whole = (
+    optax.tree.get(state, 'nu')['x'].astype(jnp.float32) for state in states
+  )
+  ratio = np.sqrt(rounded / whole)
+  assert abs(ratio.mean() - 1) < 0.005 and ratio.std() < 0.01
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'moments_dtype': 'float16'}, "'float16' is none of"),
+    ({'moments_dtype': 'bfloat16', 'b2': 0.999}, 'up to 0.98, not 0.999'),
+  ],
+)
+def test_moments_that_would_not_move_are_refused(changes, message):
+  with pytest.raises(InputError, match=message):
+    optimizer(**changes)

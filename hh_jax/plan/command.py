@@ -3,7 +3,8 @@
   python -m hh_jax plan --config=configs/ppo.py:52B --topology=v5p:4x8x8
 
 compiles the jitted functions of the recipe for that topology; no chip is
-needed. JAX is imported once it is known how many devices it has to have.
+needed. JAX is imported once it is known how many devices it has to have. With
+--sweep the config lists plans, and each has a process of its own: sweep.py.
 """
 
 import importlib.util
@@ -30,6 +31,11 @@ def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
   `options` are those of the command line that recipes.OWN_OPTIONS has, as far
   as they were given.
   """
+  if '--sweep' in options:
+    from hh_jax.plan import sweep
+
+    return sweep.run(config, options)
+  _only_with_sweep(options)
   from hh_jax.plan import chips
 
   if '--topology' not in options:
@@ -40,20 +46,25 @@ def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
     if options.get(name, 1) < 1:
       raise InputError(f'{name} {options[name]} is not 1 or more')
   _start_jax(topology)
-  from hh_jax.plan import fixes, table
+  from hh_jax.plan import fixes, plans, table
 
   plan = fixes.plan(
     config,
     topology,
-    vocab_size=vocab,
-    fix='--fix' in options,
-    steps=options.get('--steps'),
+    plans.Asked(vocab, options.get('--steps'), options.get('--quick', False)),
+    fix=options.get('--fix', False),
   )
-  if '--json' in options:
+  if options.get('--json'):
     print(json.dumps(table.as_json(plan)))
   else:
     print(table.render(plan))
   return 0 if plan.fits else 1
+
+
+def _only_with_sweep(options: dict[str, Any]) -> None:
+  for name in ('--kept', '--fresh', '--write'):
+    if name in options:
+      raise InputError(f'{name} goes with --sweep')
 
 
 def _start_jax(topology: Any) -> None:

@@ -1,182 +1,167 @@
 """A plan of a config, and of the configs that would fit in its place."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import sys
-from typing import Any
 
-import jax
-import ml_collections
-
-from hh_jax import sharding
 from hh_jax.errors import InputError
-from hh_jax.plan import chips, measure
-from hh_jax.plan import phases as phases_lib
+from hh_jax.plan import chips, plans
+from hh_jax.plan.plans import Asked, Config, Flags, Plan
 
-Config = ml_collections.ConfigDict
-Flags = dict[str, Any]  # dotted config key -> value
+# Phases that compute gradients; the others have no activations to save.
+_TRAINS = ('train', 'update', 'learn')
+Attempt = Callable[[Flags], Plan | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """What was compiled, and what it takes."""
+class Option:
+  """One way to save memory: its values, from what costs least time."""
 
-  topology: chips.Topology
-  recipe: str
-  vocab_size: int
-  mesh: dict[str, int]
-  num_params: int
-  phases: list[measure.Measured]
-  is_estimate: bool = False  # compiled for CPUs in place of GPUs
-  refused: str = ''  # why the recipe would not start
-  advice: tuple[str, ...] = ()
-  fix: Flags | None = None  # what to change so that it fits
-  fixed: 'Plan | None' = None
-  tried: tuple[Flags, ...] = ()  # and did not fit
-
-  @property
-  def fits(self) -> bool:
-    return not self.refused and all(of.fits for of in self.phases)
+  values: tuple[Flags, ...]
+  helps: tuple[str, ...] = ()  # the phases that it makes smaller; (): all
 
 
 def plan(
-  config: Config,
-  topology: chips.Topology,
-  *,
-  vocab_size: int,
-  fix: bool,
-  steps: int | None = None,
+  config: Config, topology: chips.Topology, asked: Asked, *, fix: bool
 ) -> Plan:
   """The plan; with `fix`, where it does not fit, also the first that does."""
   try:
-    first = compiled(config, topology, vocab_size=vocab_size, steps=steps)
+    first = plans.compiled(config, topology, asked)
   except InputError as e:
     if not fix:
       raise
-    recipe = phases_lib.recipe_of(config)
-    size = phases_lib.num_params(config, vocab_size)
-    first = Plan(topology, recipe, vocab_size, {}, size, [], refused=str(e))
+    first = plans.refused(config, topology, asked, str(e))
   if first.fits or not fix:
     return first
-  tried = []
-  for flags in ladder(config, topology):
+  tried: list[Flags] = []
+
+  def attempt(flags: Flags) -> Plan | None:
+    """None where the recipe would refuse, as what does not divide."""
     print(f'plan: trying {flags}', file=sys.stderr, flush=True)
     try:
-      other = compiled(
-        changed(config, flags),
-        topology,
-        vocab_size=vocab_size,
-        steps=steps,
-        whole=False,
+      other = plans.compiled(
+        plans.changed(config, flags), topology, asked, whole=False
       )
-    except InputError:  # a mesh or a batch that does not divide
-      continue
+    except InputError:
+      return None
+    if not other.fits:
+      tried.append(flags)
+    return other
+
+  for flags, other in _search(config, topology, first, attempt):
     if other.fits:
       return dataclasses.replace(
         first, fix=flags, fixed=other, tried=tuple(tried)
       )
-    tried.append(flags)
   return dataclasses.replace(first, tried=tuple(tried))
 
 
-def compiled(
-  config: Config,
-  topology: chips.Topology,
-  *,
-  vocab_size: int,
-  steps: int | None = None,
-  whole: bool = True,
-) -> Plan:
-  """One config; unless `whole`, no further than to what does not fit.
+def _search(
+  config: Config, topology: chips.Topology, first: Plan, attempt: Attempt
+) -> Iterator[tuple[Flags, Plan]]:
+  """Plans of changed configs, until the caller has one that fits.
 
-  `steps` are those of a recipe whose data decide how many there are.
+  Options by themselves, from what costs least; of one with several values the
+  strongest first, since where that does not fit no other does. Then those that
+  got further together, one after the other.
   """
-  recipe = phases_lib.recipe_of(config)
-  config = changed(config, _attention(config, topology))
-  try:
-    mesh = sharding.make_mesh(
-      **config.mesh.to_dict(), devices=topology.devices()
-    )
-  except ValueError as e:
-    raise InputError(f'config.mesh: {e}') from e
-  phases = phases_lib.make(config, mesh, vocab_size=vocab_size, steps=steps)
-  seen, done = {}, []
-  for of in phases:
-    done.append(measure.phase(of, topology, seen))
-    if not whole and not done[-1].fits:
-      break
-  return Plan(
-    topology=topology,
-    recipe=recipe,
-    vocab_size=vocab_size,
-    mesh=dict(mesh.shape),
-    num_params=phases_lib.num_params(config, vocab_size),
-    phases=done,
-    is_estimate=topology.kind == 'gpu' and jax.default_backend() == 'cpu',
-    advice=tuple(_advice(config, done, mesh.shape['fsdp'])),
+  base: Flags = {}
+  if first.refused:  # by the mesh, mostly: what divides is the start
+    for flags in _degrees(config, topology).values:
+      if other := attempt(flags):
+        yield flags, other
+        base, first = flags, other
+        break
+  useful = []
+  for option in options(config, topology):
+    if option.helps and not {x.name for x in _broken(first)} & {*option.helps}:
+      continue
+    strongest = attempt(base | option.values[-1])
+    if strongest is None:
+      continue
+    if strongest.fits:
+      yield from _attempts(attempt, base, option.values[:-1])
+      yield base | option.values[-1], strongest
+    if _reach(strongest) > _reach(first):
+      useful.append(option)
+  for i, option in enumerate(useful):
+    if i:
+      yield from _attempts(attempt, base, option.values)
+    base = base | option.values[-1]
+
+
+def _attempts(
+  attempt: Attempt, base: Flags, values: tuple[Flags, ...]
+) -> Iterator[tuple[Flags, Plan]]:
+  for flags in values:
+    if other := attempt(base | flags):
+      yield base | flags, other
+
+
+def _broken(of: Plan) -> list:
+  return [x for x in of.phases if not x.fits]
+
+
+def _reach(of: Plan) -> tuple[int, float]:
+  """To compare plans: phases up to one that does not fit, then its peak."""
+  for i, phase in enumerate(of.phases):
+    if not phase.fits:
+      return i, -float('inf') if phase.peak is None else -phase.peak
+  return len(of.phases), 0.0
+
+
+def options(config: Config, topology: chips.Topology) -> list[Option]:
+  """Those that the config has and does not use, from what costs least time.
+
+  bfloat16 products and moments cost none; a smaller chunk of the head and
+  fewer replies at a time are more steps of a loop; micro-batches gather
+  parameters again; recomputation is a third more FLOPs; and a split of heads
+  and MLP is paid by every product.
+  """
+  models = plans.models(config)
+  offered = [
+    Option(({f'{of}.dtype': 'bfloat16' for of in models
+             if config[of].dtype != 'bfloat16'},)),
+    Option(({'optimizer.moments_dtype': 'bfloat16'}
+            if config.optimizer.moments_dtype != 'bfloat16' else {},)),
+    Option(_lower(config, 'head_chunk', (1024, 256)), ('score', *_TRAINS)),
+    Option(_lower(config, 'slots', _slots(config)), ('sample',)),
+    Option(
+      tuple(
+        {'num_micro_batches': num}
+        for num in (2, 4, 8, 16)
+        if num > config.get('num_micro_batches', num)
+      ),
+      _TRAINS,
+    ),
+    Option(({f'{of}.remat': 'full' for of in models
+             if config[of].remat != 'full'},), _TRAINS),
+    Option(({'mesh.model': 1, 'mesh.fsdp': -1}
+            if config.mesh.model > 1 else {},)),
+    _degrees(config, topology),
+  ]  # fmt: skip
+  return [option for option in offered if any(option.values)]
+
+
+def _lower(
+  config: Config, name: str, values: tuple[int, ...]
+) -> tuple[Flags, ...]:
+  """Values of a field below the present one; 0 means no limit."""
+  if name not in config:
+    return ()
+  now = config[name] or float('inf')
+  return tuple({name: value} for value in values if 0 < value < now)
+
+
+def _slots(config: Config) -> tuple[int, ...]:
+  """Replies at a time: a half, a quarter and an eighth of all."""
+  return tuple(config.batch_size // n for n in (2, 4, 8))
+
+
+def _degrees(config: Config, topology: chips.Topology) -> Option:
+  """Heads and MLP over twice as many chips and more; fsdp takes the rest."""
+  largest = min(16, topology.num_chips)
+  degrees = (config.mesh.model * 2**n for n in range(1, 5))
+  return Option(
+    tuple({'mesh.model': n, 'mesh.fsdp': -1} for n in degrees if n <= largest)
   )
-
-
-def _advice(
-  config: Config, measured: list[measure.Measured], fsdp: int
-) -> Iterator[str]:
-  """What the numbers say should be set otherwise."""
-  for of in measured:
-    splits = of.name == 'sample' and config.decode_params == 'split'
-    if splits and fsdp > 1 and of.bound == 'links':
-      yield (
-        'sample gathers all parameters in every step: '
-        '--config.decode_params=gathered does it once an iteration, where they '
-        'fit'
-      )
-
-
-def changed(config: Config, flags: Flags) -> Config:
-  """A copy with other values."""
-  config = config.copy_and_resolve_references()
-  config.update_from_flattened_dict(flags)
-  return config.lock()
-
-
-def _models(config: Config) -> list[str]:
-  return [name for name in ('model', 'pm_model') if name in config]
-
-
-def _attention(config: Config, topology: chips.Topology) -> Flags:
-  """What 'auto' is on the chips, which are not those of this process."""
-  if topology.kind == 'cpu':
-    return {}
-  return {
-    f'{name}.attention': 'xla'
-    for name in _models(config)
-    if config[name].attention == 'auto'
-  }
-
-
-def ladder(config: Config, topology: chips.Topology) -> Iterator[Flags]:
-  """Changes that save memory, each on top of those before it.
-
-  From what costs least: bfloat16 products, recomputation, micro-batches; then
-  all of it with heads and MLP split over more chips, which every product pays.
-  """
-  savings = [
-    {
-      f'{model}.{name}': worth
-      for model in _models(config)
-      if config[model][name] != worth
-    }
-    for name, worth in (('dtype', 'bfloat16'), ('remat', 'full'))
-  ]
-  micro = [
-    {'num_micro_batches': num}
-    for num in (2, 4, 8, 16)
-    if 'num_micro_batches' in config and num > config.num_micro_batches
-  ]
-  both = savings[0] | savings[1]
-  yield from (flags for flags in (savings[0], both) if flags)
-  yield from (both | flags for flags in micro)
-  degree = 2 * config.mesh.model
-  while degree <= min(16, topology.num_chips):
-    mesh = {'mesh.model': degree, 'mesh.fsdp': -1}
-    yield from (mesh | both | flags for flags in ({}, *micro))
-    degree *= 2

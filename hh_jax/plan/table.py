@@ -4,11 +4,11 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from hh_jax.plan.fixes import Plan
 from hh_jax.plan.measure import Measured
+from hh_jax.plan.plans import Plan
 
 
-def _size(value: float | None) -> str:
+def size(value: float | None) -> str:
   """Bytes, as people read them."""
   if value is None:
     return '?'
@@ -18,7 +18,7 @@ def _size(value: float | None) -> str:
   return f'{value / 2**10:.1f} KiB' if value else '0'
 
 
-def _number(value: float | None, unit: str = '') -> str:
+def number(value: float | None, unit: str = '') -> str:
   return '?' if value is None else f'{value:.3g}{unit}'
 
 
@@ -26,26 +26,26 @@ def _cells(of: Measured, kinds: Sequence[str]) -> dict[str, str]:
   """One column; `kinds` are the collectives of all phases."""
   sent = sum(of.sent.values())
   return {
-    'arguments': _size(of.arguments),
-    'outputs': _size(of.outputs),
-    'temporaries': _size(of.temporaries),
-    'resident beside': _size(of.resident),
-    'peak': _size(of.peak),
-    'memory': _size(of.memory) if of.memory else '-',
+    'arguments': size(of.arguments),
+    'outputs': size(of.outputs),
+    'temporaries': size(of.temporaries),
+    'resident beside': size(of.resident),
+    'peak': size(of.peak),
+    'memory': size(of.memory) if of.memory else '-',
     'fits': 'yes' if of.fits else 'NO',
-    'FLOPs, formula': _number(of.model_flops),
-    'FLOPs, compiled': _number(of.flops),
-    'memory traffic': _size(of.memory_traffic),
-    'sent': _size(sent if of.flops is not None else None),
-    **{f'  {kind}': _size(of.sent.get(kind, 0)) for kind in kinds},
-    **{f'seconds, {k}': _number(v) for k, v in of.seconds.items()},
+    'FLOPs, formula': number(of.model_flops),
+    'FLOPs, compiled': number(of.flops),
+    'memory traffic': size(of.memory_traffic),
+    'sent': size(sent if of.flops is not None else None),
+    **{f'  {kind}': size(of.sent.get(kind, 0)) for kind in kinds},
+    **{f'seconds, {k}': number(v) for k, v in of.seconds.items()},
     'bound by': of.bound or '-',
     'MFU at most': '-' if of.mfu_bound is None else f'{of.mfu_bound:.0%}',
-    'seconds to compile': _number(of.compile_s),
+    'seconds to compile': number(of.compile_s),
   }
 
 
-def _grid(rows: list[list[str]]) -> list[str]:
+def grid(rows: list[list[str]]) -> list[str]:
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
     '  '.join(
@@ -65,16 +65,15 @@ def _title(of: Plan) -> str:
   )
 
 
-def _flags(flags: dict[str, Any]) -> str:
-  return ' '.join(f'--config.{key}={value}' for key, value in flags.items())
+def flags(changes: dict[str, Any]) -> str:
+  return ' '.join(f'--config.{key}={value}' for key, value in changes.items())
 
 
 def _verdict(of: Plan) -> list[str]:
   lines = []
-  if (time := hours(of.phases)) is not None:
-    chip_hours = time * of.topology.num_chips
+  if of.hours is not None:
     lines.append(
-      f'at least {time:.3g} hours, {chip_hours:.3g} chip-hours, for '
+      f'at least {of.hours:.3g} hours, {of.chip_hours:.3g} chip-hours, for '
       f'{of.phases[0].calls} calls of each phase, without evaluations'
     )
   elif all(x.calls is None for x in of.phases):
@@ -83,9 +82,7 @@ def _verdict(of: Plan) -> list[str]:
     lines.append('of loops that data end, all steps count: replies are full')
   for x in of.phases:
     if not x.fits:
-      lines.append(
-        f'{x.name} does not fit: {_size(x.peak)} of {_size(x.memory)}'
-      )
+      lines.append(f'{x.name} does not fit: {size(x.peak)} of {size(x.memory)}')
   return lines
 
 
@@ -97,28 +94,21 @@ def render(of: Plan) -> str:
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
   lines = [_title(of)]
-  lines += [of.refused] if of.refused else [*_grid(rows), *_verdict(of)]
+  lines += [of.refused] if of.refused else [*grid(rows), *_verdict(of)]
   if of.is_estimate:
     lines.append(
       'an estimate: compiled for CPUs, as there are no such GPUs here; '
       'arguments and collectives are the same, temporaries are not'
     )
   lines += of.advice
-  lines += [f'tried: {_flags(flags)}' for flags in of.tried]
+  lines += [f'tried: {flags(changes)}' for changes in of.tried]
   if of.fixed is not None:
-    lines += ['', f'fits with {_flags(of.fix)}', render(of.fixed)]
+    lines += ['', f'fits with {flags(of.fix)}', render(of.fixed)]
   elif not of.fits and not of.tried:
     lines.append('--fix compiles changes of the config until one fits')
   elif of.tried:
     lines.append('none of these fits: take more chips, or smaller batches')
   return '\n'.join(lines)
-
-
-def hours(measured: Sequence[Measured]) -> float | None:
-  """Of all calls at their bounds; None where something is not known."""
-  if not measured or any(not of.time or not of.calls for of in measured):
-    return None
-  return sum(of.time * of.calls for of in measured) / 3600
 
 
 def as_json(of: Plan) -> dict[str, Any]:
@@ -133,7 +123,6 @@ def as_json(of: Plan) -> dict[str, Any]:
     }
     for x in of.phases
   ]
-  time = hours(of.phases)
   return {
     'recipe': of.recipe,
     'topology': of.topology.name,
@@ -144,11 +133,67 @@ def as_json(of: Plan) -> dict[str, Any]:
     'is_estimate': of.is_estimate,
     'fits': of.fits,
     'refused': of.refused,
-    'hours': time,
-    'chip_hours': None if time is None else time * of.topology.num_chips,
+    'peak': of.fullest and of.fullest.peak,
+    'fullest': of.fullest and of.fullest.name,
+    'seconds': of.time,
+    'seconds_by_resource': of.seconds,
+    'bound': of.bound,
+    'mfu_bound': of.mfu_bound,
+    'hours': of.hours,
+    'chip_hours': of.chip_hours,
     'phases': phases,
     'advice': list(of.advice),
     'tried': list(of.tried),
     'fix': of.fix,
     'fixed': None if of.fixed is None else as_json(of.fixed),
   }
+
+
+def final(plan: dict[str, Any]) -> dict[str, Any]:
+  """The plan of `as_json` that fits, where a fix was found."""
+  return plan['fixed'] or plan
+
+
+def of_rows(rows: Sequence[dict[str, Any]], *, markdown: bool = False) -> str:
+  """A line a plan of a sweep (cells.py), and the fixes that it names."""
+  notes: dict[str, str] = {}
+  lines = [COLUMNS, *(_row(row, notes) for row in rows)]
+  if markdown:
+    lines.insert(1, ['---', '---', *['---:'] * (len(COLUMNS) - 2)])
+    text = [f'| {" | ".join(line)} |' for line in lines]
+    text += [''] * bool(notes)
+    return '\n'.join(
+      text + [f'- {n} fits with `{of}`' for of, n in notes.items()]
+    )
+  notes_ = [f'{n} fits with {of}' for of, n in notes.items()]
+  return '\n'.join(grid(lines) + notes_)
+
+
+COLUMNS = [
+  'plan', 'slice', 'mesh', 'fits', 'peak', 'of', 'in', 'bound by', 'MFU <=',
+  'hours', 'chip-hours',
+]  # fmt: skip
+
+
+def _row(row: dict[str, Any], notes: dict[str, str]) -> list[str]:
+  """`notes` gains the fix: what changed -> the mark that stands for it."""
+  plan = row['plan']
+  of = final(plan)
+  fits = 'yes' if plan['fits'] else 'NO'
+  if plan['fix'] is not None:
+    fits = notes.setdefault(flags(plan['fix']), f'*{len(notes) + 1}')
+  name, _, model = row['cell'].split()[0].partition(':')
+  of_chip = next((x['memory'] for x in of['phases']), None)
+  return [
+    f'{of["recipe"]} {model}'.strip() or name,
+    of['topology'],
+    'x'.join(str(n) for n in of['mesh'].values() if n > 1) or '1',
+    fits,
+    size(of['peak']),
+    size(of_chip),
+    of['fullest'] or '-',
+    of['bound'] or '-',
+    '-' if of['mfu_bound'] is None else f'{of["mfu_bound"]:.0%}',
+    number(of['hours']),
+    number(of['chip_hours']),
+  ]

@@ -32,5 +32,10 @@ OWN_OPTIONS = {
     '--steps': int,
     '--json': bool,
     '--fix': bool,
+    '--quick': bool,
+    '--sweep': bool,
+    '--kept': str,
+    '--fresh': bool,
+    '--write': str,
   }
 }

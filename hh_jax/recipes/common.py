@@ -111,6 +111,7 @@ def make_optimizer(
     b1=config.b1,
     b2=config.b2,
     eps=config.eps,
+    moments_dtype=config.moments_dtype,
   )
   return tx, schedule
 
