@@ -124,9 +124,9 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, cache, ctx, columns=None):
-    x = sharding.split(x, *sharding.BOTH)
+    x = sharding.split(x, sharding.ROWS, 'sequence')
     x, cache = self._attention(x, cache, ctx, columns)
-    x = self._mlp(sharding.split(x, *sharding.BOTH))
+    x = self._mlp(sharding.split(x, sharding.ROWS, 'sequence'))
     return x, (cache, None if self.read is None else self.read(x))
 
   def _attention(self, x, cache, ctx, columns):
@@ -152,7 +152,7 @@ class Block(nn.Module):
     else:
       cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
       cache = jax.tree.map(
-        lambda kept: sharding.split(kept, 'fsdp', 'model', like=x), cache
+        lambda kept: sharding.split(kept, sharding.ROWS, 'model', like=x), cache
       )
       out = attention.attend_one(
         query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]

@@ -1,8 +1,9 @@
 """Where every array lives: one mesh, one table of rules.
 
-Mesh axes: 'fsdp' splits the rows of a batch, 'sequence' the time of long rows,
-and both of them the parameters; 'model' splits heads, MLP and vocabulary.
-Layer-stacked parameters carry a leading L axis.
+Mesh axes: 'data' and 'fsdp' split the rows of a batch, 'sequence' the time of
+long rows, 'fsdp' and 'sequence' the parameters, of which every 'data' has a
+copy; 'model' splits heads, MLP and vocabulary. Layer-stacked parameters carry a
+leading L axis.
 """
 
 from collections.abc import Sequence
@@ -11,24 +12,26 @@ import re
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from hh_jax.errors import InputError
 
-AXES = ('fsdp', 'sequence', 'model')
-# What has no time, parameters or flat tokens, is split over both.
-BOTH = ('fsdp', 'sequence')
+AXES = ('data', 'fsdp', 'sequence', 'model')
+# What splits rows of a batch, flat tokens, and parameters.
+ROWS = ('data', 'fsdp')
+TOKENS = (*ROWS, 'sequence')
+_PARAMS = ('fsdp', 'sequence')
 
 # Path regex -> spec. Optimizer moments end in the path of their parameter.
 RULES = (
-  (r'(^|/)embedding$', P('model', BOTH)),
-  (r'(^|/)blocks/qkv$', P(None, BOTH, None, 'model', None)),
-  (r'(^|/)blocks/attn_out$', P(None, 'model', None, BOTH)),
-  (r'(^|/)blocks/mlp_(in|gate)$', P(None, BOTH, 'model')),
-  (r'(^|/)blocks/mlp_out$', P(None, 'model', BOTH)),
+  (r'(^|/)embedding$', P('model', _PARAMS)),
+  (r'(^|/)blocks/qkv$', P(None, _PARAMS, None, 'model', None)),
+  (r'(^|/)blocks/attn_out$', P(None, 'model', None, _PARAMS)),
+  (r'(^|/)blocks/mlp_(in|gate)$', P(None, _PARAMS, 'model')),
+  (r'(^|/)blocks/mlp_out$', P(None, 'model', _PARAMS)),
   (r'(^|/)blocks/(attn|mlp)_norm$', P()),
   (r'(^|/)(final_norm|scalar_head|scalar_bias)$', P()),
   (r'(^|/)(step|count|key)$', P()),
@@ -37,6 +40,7 @@ RULES = (
 
 def make_mesh(
   *,
+  data: int = 1,
   fsdp: int = -1,
   sequence: int = 1,
   model: int = 1,
@@ -44,28 +48,47 @@ def make_mesh(
 ) -> Mesh:
   """A mesh of all devices; fsdp=-1 takes what the other axes leave.
 
+  Of several TPU slices 'data' alone goes from one to another, over the network
+  of the data centre: it has to be a multiple of their number.
+
   Raises:
     ValueError: the devices cannot be laid out that way.
   """
   devices = jax.devices() if devices is None else list(devices)
-  for name, size in (('sequence', sequence), ('model', model)):
+  others = {'data': data, 'sequence': sequence, 'model': model}
+  for name, size in others.items():
     if size < 1:
       raise ValueError(f'mesh {name}={size} is not 1 or more')
   if fsdp == -1:
-    fsdp = max(len(devices) // (sequence * model), 1)
+    fsdp = max(len(devices) // math.prod(others.values()), 1)
   if fsdp < 1:
     raise ValueError(
       f'mesh fsdp={fsdp} is not 1 or more, or -1: what the others leave'
     )
-  sizes = (fsdp, sequence, model)
-  if math.prod(sizes) != len(devices):
+  shape = (data, fsdp, sequence, model)
+  if math.prod(shape) != len(devices):
+    asked = ' x '.join(map('{}={}'.format, AXES, shape))
     raise ValueError(
-      f'mesh fsdp={fsdp} x sequence={sequence} x model={model} needs '
-      f'{math.prod(sizes)} devices, there are {len(devices)}'
+      f'mesh {asked} needs {math.prod(shape)} devices, there are {len(devices)}'
     )
-  return jax.make_mesh(
-    sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  types = (AxisType.Auto,) * len(AXES)
+  slices = num_slices(devices)
+  if slices == 1:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  if data % slices:
+    raise ValueError(
+      f'mesh data={data} is not a multiple of {slices}, the TPU slices'
+    )
+  within, between = (data // slices, *shape[1:]), (slices, 1, 1, 1)
+  laid_out = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+  return Mesh(laid_out, AXES, axis_types=types)
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+  """TPU slices that these devices are of; 1 of other devices."""
+  if devices[0].platform != 'tpu':
+    return 1
+  return len({device.slice_index for device in devices})
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -87,9 +110,9 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
   def of(path, leaf):
     spec = spec_for(path_name(path))
     for size, axes in zip(leaf.shape, spec, strict=False):
-      if size % _ways(mesh, axes):
+      if size % ways(mesh, axes):
         raise InputError(
-          f'{path_name(path)}: {size} is not divisible by {_sizes(mesh, axes)}'
+          f'{path_name(path)}: {size} is not divisible by {sizes(mesh, axes)}'
         )
     return NamedSharding(mesh, spec)
 
@@ -104,14 +127,15 @@ def _names(axes: Axes) -> tuple[str, ...]:
   return (axes,) if isinstance(axes, str) else axes or ()
 
 
-def _ways(mesh: Any, axes: Axes) -> int:
+def ways(mesh: Any, axes: Axes = ROWS) -> int:
   """Parts that these axes split a dimension into."""
   return math.prod(mesh.shape[name] for name in _names(axes))
 
 
-def _sizes(mesh: Any, axes: Axes) -> str:
-  """'fsdp=4', or of several axes those that split anything."""
-  names = [name for name in _names(axes) if mesh.shape[name] > 1]
+def sizes(mesh: Any, axes: Axes = ROWS) -> str:
+  """'fsdp=4': of these axes those that split anything."""
+  names = _names(axes)
+  names = [name for name in names if mesh.shape[name] > 1] or names[-1:]
   return ' x '.join(f'{name}={mesh.shape[name]}' for name in names)
 
 
@@ -123,7 +147,7 @@ def fit(mesh: Any, shape: Sequence[int], *axes: Axes) -> P:
 
   def of(size: int, axes: Axes) -> Axes:
     names = _names(axes)
-    while size % _ways(mesh, names):
+    while size % ways(mesh, names):
       names = names[:-1]
     return names[0] if len(names) == 1 else names or None
 
@@ -131,15 +155,15 @@ def fit(mesh: Any, shape: Sequence[int], *axes: Axes) -> P:
 
 
 def row_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
-  """Of arrays [B, ...]: B over 'fsdp', and what follows over 'sequence'.
+  """Of arrays [B, ...]: B over ROWS, and what follows over 'sequence'.
 
   The second where it divides; ValueError where the first does not.
   """
-  if shape[0] % mesh.shape['fsdp']:
+  if shape[0] % ways(mesh):
     raise ValueError(
-      f'batch of {shape[0]} is not divisible by fsdp={mesh.shape["fsdp"]}'
+      f'batch of {shape[0]} is not divisible by {sizes(mesh)}'
     )
-  return NamedSharding(mesh, fit(mesh, shape, 'fsdp', 'sequence'))
+  return NamedSharding(mesh, fit(mesh, shape, ROWS, 'sequence'))
 
 
 def place(mesh: Mesh, batch: Any) -> Any:
@@ -202,7 +226,7 @@ def for_decoding(shardings: Any) -> Any:
 
 def split_rows(tree: Any, *, like: jax.Array) -> Any:
   """Arrays [B, ...] split as `place` does; see split."""
-  return jax.tree.map(lambda x: split(x, *BOTH, like=like), tree)
+  return jax.tree.map(lambda x: split(x, ROWS, 'sequence', like=like), tree)
 
 
 def fetch(tree: Any) -> Any:

@@ -203,3 +203,16 @@ def test_bfloat16_keeps_float32_where_it_matters():
   exact = run(make(), params, *inputs())
   assert jnp.abs(hidden - exact).max() < 0.1
   assert jnp.abs(hidden - exact).max() > 0
+
+
+@pytest.mark.parametrize('attention', ['xla', 'cpu'])
+@pytest.mark.parametrize('rows', [1, 64, 65])
+def test_logits_are_products_with_the_table(attention, rows):
+  """However few tokens there are: a CPU multiplies the other way round then."""
+  model = make(vocab_size=32, attention=attention)
+  rng = np.random.default_rng(0)
+  hidden = rng.normal(size=(rows, 32)).astype(np.float32)
+  table = rng.normal(size=(32, 32)).astype(np.float32)
+  logits = model.logits({'embedding': table}, hidden)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, hidden @ table.T, rtol=1e-5, atol=1e-4)

@@ -45,7 +45,7 @@ def test_what_cannot_be_split_is_refused():
   shapes = {'embedding': jax.ShapeDtypeStruct((8, 6), np.float32)}
   with pytest.raises(ValueError, match='embedding: 6 is not divisible by fsdp'):
     sharding.tree_shardings(mesh, shapes)
-  with pytest.raises(ValueError, match='fsdp=3 x sequence=1 x model=1 needs 3'):
+  with pytest.raises(ValueError, match='mesh data=1 x fsdp=3 x sequence=1 x model=1 needs 3'):
     sharding.make_mesh(fsdp=3)
   with pytest.raises(ValueError, match='there are 4'):
     sharding.make_mesh(model=3)
@@ -60,6 +60,39 @@ def test_place_splits_rows():
   placed = sharding.place(sharding.make_mesh(), np.arange(8).reshape(4, 2))
   assert [s.data.shape for s in placed.addressable_shards] == [(1, 2)] * 4
   np.testing.assert_array_equal(placed, np.arange(8).reshape(4, 2))
+
+
+def test_data_splits_rows_and_keeps_a_copy_of_the_parameters():
+  mesh = sharding.make_mesh(data=2, fsdp=2)
+  placed = sharding.place(mesh, np.arange(8).reshape(4, 2))
+  assert [s.data.shape for s in placed.addressable_shards] == [(1, 2)] * 4
+  table = jax.ShapeDtypeStruct((6, 8), np.float32)
+  (found,) = sharding.tree_shardings(mesh, {'embedding': table}).values()
+  assert found.shard_shape(table.shape) == (6, 4)
+  with pytest.raises(ValueError, match='6 is not divisible by data=2 x fsdp=2'):
+    sharding.place(mesh, np.zeros(6))
+  with pytest.raises(ValueError, match='mesh data=0 is not 1 or more'):
+    sharding.make_mesh(data=0)
+
+
+def test_data_alone_goes_from_slice_to_slice(monkeypatch):
+  """As far as a machine without TPUs has slices: JAX is told what to lay out."""
+  devices = jax.devices()
+  monkeypatch.setattr(sharding, 'num_slices', lambda devices: 2)
+  seen = []
+
+  def lay_out(within, between, devices):
+    seen.append((within, between))
+    return np.reshape(devices, np.multiply(within, between))
+
+  monkeypatch.setattr(
+    sharding.mesh_utils, 'create_hybrid_device_mesh', lay_out
+  )
+  mesh = sharding.make_mesh(data=2, devices=devices)
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'sequence': 1, 'model': 1}
+  assert seen == [((1, 2, 1, 1), (2, 1, 1, 1))]
+  with pytest.raises(ValueError, match='data=1 is not a multiple of 2, the TPU'):
+    sharding.make_mesh(devices=devices)
 
 
 def test_split_follows_the_mesh_of_its_arguments():

@@ -57,7 +57,7 @@ def shared(mask: Mask, like: Array, *, impl: str) -> Mask:
   Only splash goes without a dense one.
   """
   if isinstance(mask, Packed) and impl != 'splash':
-    mask = sharding.split(mask.dense(), *sharding.BOTH, like=like)
+    mask = sharding.split(mask.dense(), sharding.ROWS, 'sequence', like=like)
   return mask
 
 
@@ -78,8 +78,8 @@ def attend(
   memory: fewer than FEWEST queries, and for splash columns that each row has
   for itself, or a dense mask; for cuDNN odd lengths.
   """
-  q = sharding.split(q, 'fsdp', 'sequence', 'model')
-  k, v = (sharding.split(x, 'fsdp', None, 'model') for x in (k, v))
+  q = sharding.split(q, sharding.ROWS, 'sequence', 'model')
+  k, v = (sharding.split(x, sharding.ROWS, None, 'model') for x in (k, v))
   is_slice = columns is None or isinstance(columns, slice)
   is_large = q.shape[1] >= FEWEST
   if impl == 'splash' and is_large and is_slice and isinstance(mask, Packed):

@@ -37,9 +37,9 @@ def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
   mesh = sharding.mesh_of(q)
   if mesh.empty:
     return local(q, k, v, mask)
-  of_q = sharding.fit(mesh, q.shape, 'fsdp', 'sequence', 'model')
-  of_k = sharding.fit(mesh, k.shape, 'fsdp', None, 'model')
-  of_mask = sharding.fit(mesh, mask.shape, 'fsdp', 'sequence')
+  of_q = sharding.fit(mesh, q.shape, sharding.ROWS, 'sequence', 'model')
+  of_k = sharding.fit(mesh, k.shape, sharding.ROWS, None, 'model')
+  of_mask = sharding.fit(mesh, mask.shape, sharding.ROWS, 'sequence')
   return jax.shard_map(
     local,
     mesh=mesh,

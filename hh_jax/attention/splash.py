@@ -62,10 +62,10 @@ def attend(q: Array, k: Array, v: Array, mask: Packed, start: int = 0) -> Array:
 def _on(mesh, kernel, arguments) -> Array:
   """_attend of each device's share: XLA does not split a kernel by itself."""
   q, k, _, own, keys, second = arguments
-  of_q = sharding.fit(mesh, q.shape, 'fsdp', 'sequence', 'model')
-  of_k = sharding.fit(mesh, k.shape, 'fsdp', None, 'model')
-  of_own = sharding.fit(mesh, own.shape, 'fsdp', 'sequence')
-  of_keys = sharding.fit(mesh, own.shape, 'fsdp')
+  of_q = sharding.fit(mesh, q.shape, sharding.ROWS, 'sequence', 'model')
+  of_k = sharding.fit(mesh, k.shape, sharding.ROWS, None, 'model')
+  of_own = sharding.fit(mesh, own.shape, sharding.ROWS, 'sequence')
+  of_keys = sharding.fit(mesh, own.shape, sharding.ROWS)
   specs = (
     kernel.manual_sharding_spec(NamedSharding(mesh, P(None, 'sequence'))),
     *(of_q, of_k, of_k, of_own, (of_keys,) * len(keys)),

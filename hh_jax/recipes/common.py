@@ -258,9 +258,8 @@ def check_checkpoints(config: Any) -> None:
 
 def check_batch(config: Any, mesh: Mesh, name: str = 'batch_size') -> None:
   """Raises InputError when a batch of that size does not fit the mesh."""
-  n = mesh.shape['fsdp']
   check_positive(config, name)
-  if config[name] % n:
+  if config[name] % sharding.ways(mesh):
     raise InputError(
-      f'config.{name} {config[name]} is not divisible by fsdp={n}'
+      f'config.{name} {config[name]} is not divisible by {sharding.sizes(mesh)}'
     )
