@@ -68,7 +68,7 @@ class _Shapes:
 
   def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     """[B, ...], split as sharding.place does."""
-    split = NamedSharding(self.mesh, P('fsdp'))
+    split = sharding.row_sharding(self.mesh, shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
   def tree(self, tree: Any) -> Any:

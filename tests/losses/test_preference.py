@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hh_jax import attention
-from hh_jax.attention import cpu
 from hh_jax import model as model_lib
+from hh_jax.attention import cpu
 from hh_jax.data import examples, packing
 from hh_jax.errors import InputError
 from hh_jax.losses import preference
