@@ -289,7 +289,8 @@ class Transformer:
     hidden = sharding.split(hidden, *rows).astype(dtype)
     table = params['embedding'].astype(dtype)
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    if hidden.ndim == 2 and len(hidden) <= _FEW and self._attention_on(table) in attention.CPU:
+    are_few = hidden.ndim == 2 and len(hidden) <= _FEW
+    if are_few and self._attention_on(table) in attention.CPU:
       # the table on the left is read as it lies
       out = product('vd,nd->vn', table, hidden)
       logits = jax.lax.optimization_barrier(out).T

@@ -160,9 +160,7 @@ def row_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
   The second where it divides; ValueError where the first does not.
   """
   if shape[0] % ways(mesh):
-    raise ValueError(
-      f'batch of {shape[0]} is not divisible by {sizes(mesh)}'
-    )
+    raise ValueError(f'batch of {shape[0]} is not divisible by {sizes(mesh)}')
   return NamedSharding(mesh, fit(mesh, shape, ROWS, 'sequence'))
 
 

@@ -45,7 +45,9 @@ def test_what_cannot_be_split_is_refused():
   shapes = {'embedding': jax.ShapeDtypeStruct((8, 6), np.float32)}
   with pytest.raises(ValueError, match='embedding: 6 is not divisible by fsdp'):
     sharding.tree_shardings(mesh, shapes)
-  with pytest.raises(ValueError, match='mesh data=1 x fsdp=3 x sequence=1 x model=1 needs 3'):
+  with pytest.raises(
+    ValueError, match='mesh data=1 x fsdp=3 x sequence=1 x model=1 needs 3'
+  ):
     sharding.make_mesh(fsdp=3)
   with pytest.raises(ValueError, match='there are 4'):
     sharding.make_mesh(model=3)
@@ -76,7 +78,7 @@ def test_data_splits_rows_and_keeps_a_copy_of_the_parameters():
 
 
 def test_data_alone_goes_from_slice_to_slice(monkeypatch):
-  """As far as a machine without TPUs has slices: JAX is told what to lay out."""
+  """As far as a machine without TPUs has slices: what JAX is told."""
   devices = jax.devices()
   monkeypatch.setattr(sharding, 'num_slices', lambda devices: 2)
   seen = []
@@ -85,13 +87,13 @@ def test_data_alone_goes_from_slice_to_slice(monkeypatch):
     seen.append((within, between))
     return np.reshape(devices, np.multiply(within, between))
 
-  monkeypatch.setattr(
-    sharding.mesh_utils, 'create_hybrid_device_mesh', lay_out
-  )
+  monkeypatch.setattr(sharding.mesh_utils, 'create_hybrid_device_mesh', lay_out)
   mesh = sharding.make_mesh(data=2, devices=devices)
   assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'sequence': 1, 'model': 1}
   assert seen == [((1, 2, 1, 1), (2, 1, 1, 1))]
-  with pytest.raises(ValueError, match='data=1 is not a multiple of 2, the TPU'):
+  with pytest.raises(
+    ValueError, match='data=1 is not a multiple of 2, the TPU'
+  ):
     sharding.make_mesh(devices=devices)
 
 

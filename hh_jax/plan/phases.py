@@ -376,7 +376,7 @@ def in_rows(tree: Any, arguments: Any) -> Any:
   (split, *_) = (
     x.sharding for x in jax.tree.leaves(arguments) if x.sharding is not None
   )
-  rows = NamedSharding(split.mesh, P('fsdp'))
+  rows = NamedSharding(split.mesh, P(sharding.ROWS))
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=rows if x.shape else None

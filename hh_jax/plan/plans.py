@@ -86,7 +86,9 @@ class Plan:
     """As of a phase, of an iteration."""
     if not self.time:
       return None
-    return sum(of.mfu_bound * of.time for of in self.phases) / self.time
+    return (
+      sum((of.mfu_bound or 0.0) * of.time for of in self.phases) / self.time
+    )
 
   @property
   def hours(self) -> float | None:

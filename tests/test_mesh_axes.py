@@ -1,4 +1,4 @@
-"""Rows whose time is split over devices: losses and gradients of one device."""
+"""Rows, and their time, split over devices: what one device computes."""
 
 import functools
 
@@ -19,6 +19,7 @@ from hh_jax.types import DistillBatch, Samples
 EOC, VOCAB, REPLY = 4, 40, 6
 MESHES = (
   {'fsdp': 2, 'sequence': 2}, {'sequence': 4}, {'sequence': 2, 'model': 2},
+  {'data': 2},
 )  # fmt: skip
 
 
