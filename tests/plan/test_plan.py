@@ -92,7 +92,7 @@ def test_replies_are_spread_over_the_devices(ppo_plan):
 def test_a_layout_for_decoding_is_a_phase_and_stays_beside_the_others(ppo_plan):
   config = _ppo()
   config.decode_params = 'gathered'
-  plan = fixes.compiled(config, CPU, vocab_size=VOCAB)
+  plan = plans.compiled(config, CPU, ASKED)
   reshard, sample, *_ = plan.phases
   assert [x.name for x in (reshard, sample)] == ['reshard', 'sample']
   assert reshard.flops == 0 and reshard.mfu_bound is None
@@ -204,7 +204,9 @@ def test_the_command_prints_a_table_or_json(capsys):
   argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
   assert main_lib.main([*argv, '--json']) == 0
   found = json.loads(capsys.readouterr().out)
-  assert found['fits'] and found['mesh'] == {'fsdp': 4, 'model': 1}
+  assert found['fits']
+  one = {'data': 1, 'sequence': 1, 'model': 1}
+  assert found['mesh'] == one | {'fsdp': 4}
   assert found['hours'] is None
   assert main_lib.main(argv) == 0
   assert 'FLOPs, compiled' in capsys.readouterr().out
