@@ -72,7 +72,13 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
   if not words or words[0] not in recipes.RECIPES or words[0] == 'sweep':
     raise InputError('after the options comes a recipe with its own')
   command = cli.parse(words, recipes.RECIPES)
-  cli.load_config(command.config, command.overrides)
+  config = cli.load_config(command.config, command.overrides)
+  is_spread = options.on == 'xpk' and 'mesh' in config
+  if is_spread and config.mesh.data % options.slices:
+    raise InputError(
+      f'config.mesh.data {config.mesh.data} is not a multiple of --slices='
+      f'{options.slices}: no other axis goes from slice to slice'
+    )
   return options, words
 
 

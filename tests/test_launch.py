@@ -76,6 +76,7 @@ def test_an_xpk_command(capsys):
     (['--on=slurm', *PM, '--config.optimizer.l=1'], 'no config key'),
     (['--on=slurm', *PM[:2]], '--workdir is missing'),
     (['--on=xpk', '--cluster=c', '--image=i', *PM], 'needs --tpu-type'),
+    (['--on=xpk', '--slices=2', *PM], 'data 1 is not a multiple of --slices=2'),
   ],
 )
 def test_mistakes_are_found_before_a_job_is_queued(argv, says):
