@@ -79,6 +79,13 @@ def ppo_steps(args) -> Advance:
   return advance
 
 
+def clocks():
+  """Seconds of the wall, and of this process on all cores: [2]."""
+  import numpy as np
+
+  return np.array([time.perf_counter(), time.process_time()])
+
+
 def measure(args) -> dict:
   import jax
 
@@ -100,15 +107,17 @@ def measure(args) -> dict:
     state = steps(args.warmup)
     with contextlib.closing(checkpoints):
       for _ in range(args.rounds):
-        marks = [time.perf_counter()]
+        marks = [clocks()]
         for save in (False, True):
+          begin = time.perf_counter()
           if save:
             checkpoints.save(state, {})
-            blocked = time.perf_counter() - marks[-1]
+            blocked = time.perf_counter() - begin
           state = steps(args.steps)
           checkpoints.wait()
-          marks.append(time.perf_counter())
-        rounds.append((marks[2] - 2 * marks[1] + marks[0], blocked))
+          marks.append(clocks())
+        plain, saving = (marks[i + 1] - marks[i] for i in (0, 1))
+        rounds.append((*(saving - plain), plain[1], blocked))
     saved = pathlib.Path(folder, native.STEPS)
     newest = max(saved.iterdir(), key=lambda path: int(path.name))
     files = [p.stat().st_size for p in newest.rglob('*') if p.is_file()]
@@ -117,7 +126,9 @@ def measure(args) -> dict:
     checksum = time.perf_counter() - begin
   if damage:
     raise SystemExit(f'error: {damage}')
-  added, blocked = (statistics.median(x) for x in zip(*rounds, strict=True))
+  added, added_cpu, cpu, blocked = (
+    statistics.median(x) for x in zip(*rounds, strict=True)
+  )
   step = statistics.median(times[args.warmup :])
   return common.report(
     'hh_jax_checkpoint',
@@ -130,10 +141,13 @@ def measure(args) -> dict:
     unit='rates are steps',
     checkpoint_mib=sum(files) / 2**20,
     added_s=added,
-    added_s_of_rounds=[x for x, _ in rounds],
+    added_s_of_rounds=[float(x) for x, *_ in rounds],
+    added_cpu_s=added_cpu,
+    added_cpu_s_of_rounds=[float(x) for _, x, *_ in rounds],
     blocked_s=blocked,
     checksum_s=checksum,
     share=added / (args.every * step),
+    cpu_share=added_cpu / (args.every * cpu / args.steps),
     blocked_share=blocked / (args.every * step),
   )
 
