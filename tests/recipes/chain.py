@@ -90,13 +90,33 @@ def rows(path: pathlib.Path) -> list[dict[str, Any]]:
 def checkpoint(
   workdir: pathlib.Path, step: int | None = None
 ) -> tuple[Any, dict[str, Any]]:
-  """Parameters and optimizer of the newest, or a, checkpoint; its host item."""
-  with ocp.CheckpointManager(workdir / 'checkpoints') as manager:
+  """Parameters and optimizer of the newest, or a, checkpoint; its host item.
+
+  Whatever the devices that they were on.
+  """
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+  def like(item: Any) -> Any:
+    arrays = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), item.tree
+    )
+    return ocp.args.StandardRestore(arrays)
+
+  handlers = {
+    'params': ocp.StandardCheckpointHandler(),
+    'train': ocp.StandardCheckpointHandler(),
+    'host': ocp.JsonCheckpointHandler(),
+  }
+  with ocp.CheckpointManager(
+    workdir / 'checkpoints', item_handlers=handlers
+  ) as manager:
+    step = manager.latest_step() if step is None else step
+    there = manager.item_metadata(step)
     item = manager.restore(
-      manager.latest_step() if step is None else step,
+      step,
       args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(),
-        train=ocp.args.StandardRestore(),
+        params=like(there.params),
+        train=like(there.train),
         host=ocp.args.JsonRestore(),
       ),
     )

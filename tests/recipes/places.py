@@ -75,6 +75,7 @@ def once(
   with open(path.with_suffix('.lock'), 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not file.exists():
+      shutil.rmtree(path, ignore_errors=True)  # of one that failed
       path.mkdir()
       said = [
         {name: dataclasses.asdict(done) for name, done in one.items()}
