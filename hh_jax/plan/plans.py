@@ -110,10 +110,9 @@ def compiled(
   """One config; unless `whole`, no further than to what does not fit."""
   recipe = phases_lib.recipe_of(config)
   config = changed(config, _attention(config, topology))
+  devices = topology.devices()
   try:
-    mesh = sharding.make_mesh(
-      **config.mesh.to_dict(), devices=topology.devices()
-    )
+    mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
   phases = phases_lib.make(

@@ -1,11 +1,15 @@
 """A plan as text, and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
+import textwrap
 from typing import Any
 
 from hh_jax.plan.measure import Measured
 from hh_jax.plan.plans import Plan
+
+
+WIDTH = 100  # of what is printed
 
 
 def size(value: float | None) -> str:
@@ -56,11 +60,21 @@ def grid(rows: list[list[str]]) -> list[str]:
   ]
 
 
+def _count(value: float) -> str:
+  unit, scale = ('B', 1e9) if value >= 1e9 else ('M', 1e6)
+  return f'{value / scale:.3g}{unit}'
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+  how = dict(subsequent_indent='  ', break_on_hyphens=False)
+  return [textwrap.fill(line, WIDTH, **how) for line in lines]
+
+
 def _title(of: Plan) -> str:
   mesh = ' x '.join(f'{name} {size}' for name, size in of.mesh.items())
   return (
     f'{of.recipe} on {of.topology.name}, {of.topology.num_chips} chips'
-    f'{mesh and ": mesh "}{mesh}; {of.num_params:.3g} parameters a network, '
+    f'{mesh and ": mesh "}{mesh}; {_count(of.num_params)} parameters a network, '
     f'vocabulary {of.vocab_size}'
   )
 
@@ -93,22 +107,40 @@ def render(of: Plan) -> str:
   names = list(dict.fromkeys(name for cells in columns for name in cells))
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
-  lines = [_title(of)]
-  lines += [of.refused] if of.refused else [*grid(rows), *_verdict(of)]
+  if of.refused:
+    return _ending(of, [_title(of), of.refused])
+  return _ending(of, [_title(of)], grid(rows), _verdict(of))
+
+
+def _ending(
+  of: Plan,
+  above: list[str],
+  grid_: Sequence[str] = (),
+  below: Sequence[str] = (),
+) -> str:
+  """All of it, with how sure it is and what would fit."""
+  lines = list(below)
   if of.is_estimate:
     lines.append(
       'an estimate: compiled for CPUs, as there are no such GPUs here; '
       'arguments and collectives are the same, temporaries are not'
     )
+  if any(x.is_quick for x in of.phases):
+    lines.append(
+      '--quick: a run has at most these temporaries and this memory traffic'
+    )
   lines += of.advice
   lines += [f'tried: {flags(changes)}' for changes in of.tried]
+  if of.fixed is None and not of.fits:
+    lines.append(
+      'none of these fits: take more chips, or smaller batches'
+      if of.tried
+      else '--fix compiles changes of the config until one fits'
+    )
+  text = [*_wrapped(above), *grid_, *_wrapped(lines)]
   if of.fixed is not None:
-    lines += ['', f'fits with {flags(of.fix)}', render(of.fixed)]
-  elif not of.fits and not of.tried:
-    lines.append('--fix compiles changes of the config until one fits')
-  elif of.tried:
-    lines.append('none of these fits: take more chips, or smaller batches')
-  return '\n'.join(lines)
+    text += ['', *_wrapped([f'fits with {flags(of.fix)}']), render(of.fixed)]
+  return '\n'.join(text)
 
 
 def as_json(of: Plan) -> dict[str, Any]:
@@ -165,8 +197,8 @@ def of_rows(rows: Sequence[dict[str, Any]], *, markdown: bool = False) -> str:
     return '\n'.join(
       text + [f'- {n} fits with `{of}`' for of, n in notes.items()]
     )
-  notes_ = [f'{n} fits with {of}' for of, n in notes.items()]
-  return '\n'.join(grid(lines) + notes_)
+  below = _wrapped(f'{n} fits with {of}' for of, n in notes.items())
+  return '\n'.join([*grid(lines), *below])
 
 
 COLUMNS = [
