@@ -8,7 +8,6 @@ from typing import Any
 from hh_jax.plan.measure import Measured
 from hh_jax.plan.plans import Plan
 
-
 WIDTH = 100  # of what is printed
 
 
@@ -74,8 +73,8 @@ def _title(of: Plan) -> str:
   mesh = ' x '.join(f'{name} {size}' for name, size in of.mesh.items())
   return (
     f'{of.recipe} on {of.topology.name}, {of.topology.num_chips} chips'
-    f'{mesh and ": mesh "}{mesh}; {_count(of.num_params)} parameters a network, '
-    f'vocabulary {of.vocab_size}'
+    f'{mesh and ": mesh "}{mesh}; {_count(of.num_params)} parameters a network,'
+    f' vocabulary {of.vocab_size}'
   )
 
 
@@ -83,20 +82,41 @@ def flags(changes: dict[str, Any]) -> str:
   return ' '.join(f'--config.{key}={value}' for key, value in changes.items())
 
 
-def _verdict(of: Plan) -> list[str]:
-  lines = []
+def _hours(of: Plan) -> list[str]:
   if of.hours is not None:
-    lines.append(
+    return [
       f'at least {of.hours:.3g} hours, {of.chip_hours:.3g} chip-hours, for '
       f'{of.phases[0].calls} calls of each phase, without evaluations'
-    )
-  elif all(x.calls is None for x in of.phases):
-    lines.append('hours: the data decide how many steps there are: --steps=N')
+    ]
+  if of.phases and all(x.calls is None for x in of.phases):
+    return ['hours: the data decide how many steps there are: --steps=N']
+  return []
+
+
+def _remarks(of: Plan) -> list[str]:
+  """What the numbers come to, how sure they are, and what would fit."""
+  lines = _hours(of)
   if any(x.open_loops for x in of.phases):
     lines.append('of loops that data end, all steps count: replies are full')
-  for x in of.phases:
-    if not x.fits:
-      lines.append(f'{x.name} does not fit: {size(x.peak)} of {size(x.memory)}')
+  lines += [
+    f'{x.name} does not fit: {size(x.peak)} of {size(x.memory)}'
+    for x in of.phases
+    if not x.fits
+  ]
+  if of.is_estimate:
+    lines.append(
+      'an estimate: compiled for CPUs, as there are no such GPUs here; '
+      'arguments and collectives are the same, temporaries are not'
+    )
+  if any(x.is_quick for x in of.phases):
+    lines.append('--quick: more temporaries and memory traffic than a run has')
+  lines += [*of.advice, *(f'tried: {flags(changes)}' for changes in of.tried)]
+  if of.fixed is None and not of.fits:
+    lines.append(
+      'none of these fits: take more chips, or smaller batches'
+      if of.tried
+      else '--fix compiles changes of the config until one fits'
+    )
   return lines
 
 
@@ -107,40 +127,11 @@ def render(of: Plan) -> str:
   names = list(dict.fromkeys(name for cells in columns for name in cells))
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
-  if of.refused:
-    return _ending(of, [_title(of), of.refused])
-  return _ending(of, [_title(of)], grid(rows), _verdict(of))
-
-
-def _ending(
-  of: Plan,
-  above: list[str],
-  grid_: Sequence[str] = (),
-  below: Sequence[str] = (),
-) -> str:
-  """All of it, with how sure it is and what would fit."""
-  lines = list(below)
-  if of.is_estimate:
-    lines.append(
-      'an estimate: compiled for CPUs, as there are no such GPUs here; '
-      'arguments and collectives are the same, temporaries are not'
-    )
-  if any(x.is_quick for x in of.phases):
-    lines.append(
-      '--quick: a run has at most these temporaries and this memory traffic'
-    )
-  lines += of.advice
-  lines += [f'tried: {flags(changes)}' for changes in of.tried]
-  if of.fixed is None and not of.fits:
-    lines.append(
-      'none of these fits: take more chips, or smaller batches'
-      if of.tried
-      else '--fix compiles changes of the config until one fits'
-    )
-  text = [*_wrapped(above), *grid_, *_wrapped(lines)]
+  body = _wrapped([of.refused]) if of.refused else grid(rows)
+  lines = [*_wrapped([_title(of)]), *body, *_wrapped(_remarks(of))]
   if of.fixed is not None:
-    text += ['', *_wrapped([f'fits with {flags(of.fix)}']), render(of.fixed)]
-  return '\n'.join(text)
+    lines += ['', *_wrapped([f'fits with {flags(of.fix)}']), render(of.fixed)]
+  return '\n'.join(lines)
 
 
 def as_json(of: Plan) -> dict[str, Any]:
