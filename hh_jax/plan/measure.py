@@ -46,6 +46,11 @@ class Measured:
     return self.peak is not None and self.peak <= self.memory
 
   @property
+  def might_fit(self) -> bool:
+    """Whether it would without any temporaries."""
+    return self.memory is None or self.arguments + self.resident <= self.memory
+
+  @property
   def bound(self) -> str | None:
     """What takes longest."""
     return max(self.seconds, key=self.seconds.get) if self.seconds else None
@@ -101,10 +106,11 @@ def phase(
 ) -> Measured:
   """Compiles one phase; its results go to `seen`, for those after it.
 
-  What does not fit as QUICK compiles it is compiled again as a run would.
+  What does not fit as QUICK compiles it is compiled again as a run would,
+  unless what is there before it is too much.
   """
   found = _compile(of, topology, seen, quick=quick)
-  if quick and not found.fits:
+  if found.is_quick and not found.fits and found.might_fit:
     found = _compile(of, topology, seen, quick=False)
   return found
 
