@@ -59,6 +59,29 @@ part ppo_124M ppo --arch llama --layers 12 --d-model 768 --heads 12 --batch 64 \
   --prompt-len 256 --response-len 256 --minibatches 4 --warmup 2 --steps 4 \
   --matmul "$MATMUL" ${SMOKE:+--prompt-len 8 --response-len 4}
 
+# what plan says, and what is (goals: peak within 10 %, no bound above the time)
+planned() {
+  local name=$1 config=$2 topology=${CHIP:-gpu:h200} tiny=()
+  shift 2
+  [ -s "$OUT/$name.json" ] && return
+  echo "running $name" >&2
+  if [ -n "${SMOKE:-}" ]; then
+    config=${config%:*}:tiny topology=cpu tiny=(--vocab 512 --repeats 1)
+  fi
+  "$PY" -m benchmarks.planned --config "$config" --topology "$topology" "$@" \
+    "${tiny[@]}" --out "$OUT/$name.json.new" >/dev/null
+  mv "$OUT/$name.json.new" "$OUT/$name.json"
+}
+both=(--set model.dtype=bfloat16 --set model.remat=full)
+for size in 197M 810M; do
+  planned "planned_pm_$size" "configs/pm.py:$size" "${both[@]}" \
+    ${SMOKE:+--set batch_size=4}
+  planned "planned_ppo_$size" "configs/ppo.py:$size" "${both[@]}" \
+    --set pm_model.dtype=bfloat16 --set batch_size=64 \
+    --set num_micro_batches=2 \
+    ${SMOKE:+--set batch_size=8 --set max_prompt=16 --set max_reply=8}
+done
+
 "$PY" - "$OUT" <<'EOF'
 import json, pathlib, sys
 print(f'{"part":20} {"tokens/s":>12} {"TFLOP/s":>9} {"MFU":>6}  device')
@@ -75,4 +98,11 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob('ppo_*.json')):
   shares = ', '.join(f'{k} {r[k + "_s"] / r["step_s_median"]:.2f}' for k in ('generate', 'score', 'update'))
   print(f'{path.stem:20} {r["tokens_per_s"]:12.0f} tokens/s, MFU {r["mfu"]:.2f}, {shares} of a step, '
         f'{r["compile_s"]:.0f} s compilation  {r["device"]}')
+for path in sorted(pathlib.Path(sys.argv[1]).glob('planned_*.json')):
+  r = json.loads(path.read_text())
+  peak = 'not counted' if r['peak'] is None else f'{r["peak_over_planned"]:.2f} of the planned'
+  bounds = ', '.join(
+    f'{k} {x["bound_s"] / x["seconds"]:.2f}' for k, x in r['phases'].items() if x['bound_s'] and 'seconds' in x
+  )
+  print(f'{path.stem:20} peak {peak}, bound / time: {bounds or "-"}  {r["device"]}')
 EOF

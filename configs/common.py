@@ -78,7 +78,7 @@ def alarms() -> ml_collections.ConfigDict:
 
 
 def mesh() -> ml_collections.ConfigDict:
-  return config(fsdp=-1, model=1)
+  return config(data=1, fsdp=-1, sequence=1, model=1)
 
 
 def track() -> ml_collections.ConfigDict:

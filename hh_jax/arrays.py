@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from hh_jax.types import Array
 
+# Columns of [B, T, ...]: those of a slice, or for every row its own, [B, M].
+Columns = Array | slice
+
 
 def predicting(x: Array, start: int = 1, stop: int | None = None) -> Array:
   """The columns of x [B, T, ...] that predict tokens[:, start:stop]."""
@@ -31,7 +34,7 @@ def take_last(x: Array, lengths: Array) -> Array:
   return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
 
-def take_columns(x: Array, columns: Array | slice) -> Array:
+def take_columns(x: Array, columns: Columns) -> Array:
   """x [B, T, D] at columns [B, M], or those of a slice -> [B, M, D]."""
   if isinstance(columns, slice):
     return x[:, columns]

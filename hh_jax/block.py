@@ -1,6 +1,6 @@
 """One block of the transformer, and what its attention keeps of a sequence.
 
-Inside a block tokens are flat, N = B * T. Axis letters: see model.py.
+Axis letters: see model.py.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from hh_jax import arrays, attention, sharding
 from hh_jax.sizes import ModelConfig
 from hh_jax.types import Array
 
-# Columns of [B, T, ...]: those of a slice, or for every row its own, [B, M].
-Columns = Array | slice
 # [B, T, D] -> [B, ...]: which of a layer's vectors to keep (arrays.take_last)
 ReadFn = Callable[[Array], Array]
 
@@ -41,18 +39,16 @@ class Context:
 
   cos: Array  # float32 [B, T, K/2], rotary tables
   sin: Array
-  mask: Array  # bool [B, T, T]; with a cache [B, 1, S]
+  mask: attention.Mask  # of T columns; with a cache bool [B, 1, S]
   column: Array | None = None  # int32 [], where the cache is written
   keeps_kv: bool = flax.struct.field(pytree_node=False, default=False)
 
-  def at(self, columns: Columns | None) -> 'Context':
-    """The same for the queries of these columns alone."""
+  def at(self, columns: arrays.Columns | None) -> 'Context':
+    """The same with the tables of these columns alone."""
     if columns is None:
       return self
-    cos, sin, mask = (
-      arrays.take_columns(x, columns) for x in (self.cos, self.sin, self.mask)
-    )
-    return self.replace(cos=cos, sin=sin, mask=mask)
+    cos, sin = (arrays.take_columns(x, columns) for x in (self.cos, self.sin))
+    return self.replace(cos=cos, sin=sin)
 
 
 def rotary(positions: Array, head_dim: int, base: float):
@@ -73,16 +69,10 @@ def _rotate(x: Array, ctx: Context) -> Array:
 
 
 def rms_norm(x: Array, scale: Array, dtype: jnp.dtype) -> Array:
-  """Zhang & Sennrich 2019, in float32: x [N, D]."""
+  """Zhang & Sennrich 2019, in float32: x [B, T, D]."""
   x = x.astype(jnp.float32)
   x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
-  return (x * scale[None]).astype(dtype)
-
-
-def _flat_columns(x: Array, columns: Columns, batch: int) -> Array:
-  """The rows of x [N, D] that columns of its sequences are in."""
-  x = x.reshape(batch, -1, x.shape[-1])
-  return arrays.take_columns(x, columns).reshape(-1, x.shape[-1])
+  return (x * scale[None, None]).astype(dtype)
 
 
 def _split(x: Array) -> tuple[Array, ...]:
@@ -99,11 +89,6 @@ def _swiglu(gate: Array, x: Array) -> Array:
   return nn.silu(gate) * x
 
 
-def kept_of(read: ReadFn | None, x: Array, ctx: Context) -> Array | None:
-  """What `read` takes from a layer's x [N, D]; None where nothing is read."""
-  return None if read is None else read(x.reshape(*ctx.mask.shape[:2], -1))
-
-
 def _write(cache: KVCache, key: Array, value: Array, column: Array) -> KVCache:
   """One column of one layer's cache: key and value [B, H, K]."""
   update = jax.lax.dynamic_update_slice
@@ -114,7 +99,7 @@ def _write(cache: KVCache, key: Array, value: Array, column: Array) -> KVCache:
 
 
 class Block(nn.Module):
-  """Pre-norm attention and MLP: x [N, D] -> [N, D].
+  """Pre-norm attention and MLP: x [B, T, D] -> [B, T, D].
 
   With `columns` only theirs come out, and only keys and values are computed of
   the others.
@@ -124,29 +109,29 @@ class Block(nn.Module):
   read: ReadFn | None = None
 
   def _matmul(self, x: Array, kernel: Array, axes: int = 1) -> Array:
-    """x's last `axes` axes times the kernel's first: [N, ...] -> [N, ...]."""
+    """x's last `axes` axes times the kernel's first: [B, T, ...] for both."""
     kernel = kernel.astype(x.dtype)
-    if self.config.attention == 'xla':
+    if self.config.attention not in attention.CPU:
       return jnp.tensordot(x, kernel, axes)
     # plain products of two matrices, forward and backward; for the barriers
-    # see attention.attend, the one on the result serves the backward pass
-    x = x.reshape(x.shape[0], -1)
+    # see attention.cpu, the one on the result serves the backward pass
+    b, t = x.shape[:2]
+    x = x.reshape(b * t, -1)
     flat = kernel.reshape(x.shape[1], -1)
     x, flat = jax.lax.optimization_barrier((x, flat))
     out = jax.lax.optimization_barrier(x @ flat)
-    return out.reshape(x.shape[0], *kernel.shape[axes:])
+    return out.reshape(b, t, *kernel.shape[axes:])
 
   @nn.compact
   def __call__(self, x, cache, ctx, columns=None):
-    x = sharding.split(x, 'fsdp')
+    x = sharding.split(x, sharding.ROWS, 'sequence')
     x, cache = self._attention(x, cache, ctx, columns)
-    x = self._mlp(sharding.split(x, 'fsdp'))
-    return x, (cache, kept_of(self.read, x, ctx))
+    x = self._mlp(sharding.split(x, sharding.ROWS, 'sequence'))
+    return x, (cache, None if self.read is None else self.read(x))
 
   def _attention(self, x, cache, ctx, columns):
     c, init = self.config, nn.initializers.normal
-    (b, t, _), d = ctx.mask.shape, c.d_model
-    h, k = c.num_heads, c.head_dim
+    d, h, k = c.d_model, c.num_heads, c.head_dim
     scale = self.param('attn_norm', nn.initializers.ones, (d,))
     w_qkv = self.param('qkv', init(d**-0.5), (d, 3, h, k))
     w_out = self.param(
@@ -154,25 +139,25 @@ class Block(nn.Module):
     )
     y = rms_norm(x, scale, jnp.dtype(c.dtype))
     if columns is None:
-      qkv = self._matmul(y, w_qkv).reshape(b, t, 3, h, k)
-      query, key, value = _split(qkv)
+      query, key, value = _split(self._matmul(y, w_qkv))
     else:
-      x, of_query = (_flat_columns(z, columns, b) for z in (x, y))
-      query = self._matmul(of_query, w_qkv[:, 0]).reshape(b, -1, h, k)
-      key, value = _split(self._matmul(y, w_qkv[:, 1:]).reshape(b, t, 2, h, k))
-    asks = ctx.at(columns)
-    query, key = _rotate(query, asks), _rotate(key, ctx)
+      x, of_query = (arrays.take_columns(z, columns) for z in (x, y))
+      query = self._matmul(of_query, w_qkv[:, 0])
+      key, value = _split(self._matmul(y, w_qkv[:, 1:]))
+    query, key = _rotate(query, ctx.at(columns)), _rotate(key, ctx)
     if cache is None:
-      out = attention.attend(query, key, value, asks.mask, impl=c.attention)
+      out = attention.attend(
+        query, key, value, ctx.mask, columns, impl=c.attention
+      )
     else:
       cache = _write(cache, key[:, 0], value[:, 0], ctx.column)
       cache = jax.tree.map(
-        lambda kept: sharding.split(kept, 'fsdp', 'model', like=x), cache
+        lambda kept: sharding.split(kept, sharding.ROWS, 'model', like=x), cache
       )
       out = attention.attend_one(
         query[:, 0], cache.keys, cache.values, ctx.mask[:, 0]
-      )
-    out = self._matmul(out.reshape(-1, h, k), w_out, axes=2)
+      )[:, None]
+    out = self._matmul(out, w_out, axes=2)
     kept = (key, value) if ctx.keeps_kv else cache
     return x + out.astype(x.dtype), kept
 

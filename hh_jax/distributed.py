@@ -59,6 +59,21 @@ def num_processes() -> int:
   return _here.count
 
 
+def needs_unrolled() -> bool:
+  """Whether programs with two independent loops of collectives may die.
+
+  Gloo pairs collectives by the order in which each process starts them. XLA's
+  CPU runtime starts those of one computation in one order, but a loop has
+  started with its first: of two loops that do not depend on each other, such as
+  scans over the layers of two networks, the later ones may come in any order.
+  """
+  if _here.count == 1:
+    return False
+  import jax
+
+  return jax.default_backend() == 'cpu'
+
+
 def by_writer(do: Callable[[], object]) -> None:
   """Process 0 does it, and the others go on when it is done.
 
@@ -81,7 +96,7 @@ def by_all(do: Callable[[], object]) -> None:
     error = e
   finally:
     _here.is_apart = False
-  told = _told(str(error) if error else '')
+  told = first_said(str(error) if error else '')
   if error or told:
     raise error or InputError(told)
 
@@ -101,8 +116,18 @@ def wait_for_writer() -> None:
   by_writer(lambda: None)
 
 
-def _told(text: str) -> str:
-  """The first text that is not empty, of the process with the lowest id."""
+def share() -> tuple[int, int]:
+  """(i, n) of work that all processes split: this one does every n-th part."""
+  return (0, 1) if _here.is_apart else (_here.index, _here.count)
+
+
+def first_said(text: str) -> str:
+  """The first text that is not empty, of the process with the lowest id.
+
+  All have to call it; it is cut at 1 KiB.
+  """
+  if _here.count == 1 or _here.is_apart:
+    return text
   from jax.experimental import multihost_utils
   import numpy as np
 
@@ -147,7 +172,9 @@ def _find(asked: Asked) -> rollcall.Place | None:
   """Where this process belongs; None where there is only one process.
 
   Flags come first, then JAX's environment variables, then the cluster that JAX
-  detects. InputError where they do not make a whole.
+  detects. InputError where they do not make a whole. Under Slurm JAX gives a
+  process one device, by its number on the node; here one that has a node for
+  itself has all of them.
   """
   said = {
     name: getattr(asked, name)
@@ -169,6 +196,8 @@ def _find(asked: Asked) -> rollcall.Place | None:
     except RuntimeError as error:
       raise InputError(f'the cluster that JAX detects: {error}') from error
     said = dict(zip(said, found, strict=True))
+    if str(said['num_processes']) == os.environ.get('SLURM_STEP_NUM_NODES'):
+      devices = None
   missing = [name for name, value in said.items() if value is None]
   if len(missing) == len(said):
     return None
@@ -210,10 +239,9 @@ def _start(place: rollcall.Place, asked: Asked) -> None:
     heartbeat_timeout_seconds=asked.heartbeat_timeout,
   )
   if jax.default_backend() == 'cpu':
-    # A program read from the cache has lost the order of its collectives: in
-    # jaxlib 0.10.2 half of such runs of `ppo` ended in a mismatch of gloo's.
-    # Loops that are independent have none either (scans over the layers of
-    # several networks): on CPUs take scan_unroll = layers.
+    # A program read from the cache has lost the order of its collectives (each
+    # gets a resource of its own): in jaxlib 0.10.2 half of such runs of `ppo`
+    # ended in a mismatch of gloo's. See also needs_unrolled.
     jax.config.update('jax_enable_compilation_cache', False)
   _here.index, _here.count = place.process_id, place.num_processes
 

@@ -33,9 +33,9 @@ def shared_samples(num_samples: int, batch_size: int, mesh: Mesh) -> int:
   """How many samples of a prompt may share a row of prompts.
 
   So many that rows of num_samples / result samples each make up batches of
-  batch_size replies, and their prompts are divisible by fsdp.
+  batch_size replies, and their prompts are divisible by the mesh.
   """
-  return math.gcd(num_samples, batch_size // mesh.shape['fsdp'])
+  return math.gcd(num_samples, batch_size // sharding.ways(mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Generator:
   slots: int = 0  # replies that decode at a time; 0: all of a call
 
   def __post_init__(self):
-    if self.batch_size % self.mesh.shape['fsdp']:
+    if self.batch_size % sharding.ways(self.mesh):
       raise InputError(
-        f'a batch of {self.batch_size} prompts is not divisible by fsdp='
-        f'{self.mesh.shape["fsdp"]}'
+        f'a batch of {self.batch_size} prompts is not divisible by '
+        f'{sharding.sizes(self.mesh)}'
       )
     if self.max_reply < 1 or self.num_samples < 1:
       raise InputError(

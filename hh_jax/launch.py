@@ -22,7 +22,10 @@ from hh_jax import cli, recipes, stopping
 from hh_jax.errors import InputError
 
 ON = ('local', 'slurm', 'xpk')
-NOTICE_S = 120  # before its limit, Slurm sends SIGTERM to all processes
+ZERO = ('devices', 'gpus', 'restarts')  # options that may be 0
+NOTICE_S = 120  # between SIGTERM to all processes and the end of a job
+SLURM_LATE_S = 60  # by which Slurm may give notice earlier
+XPK_NAME = 40  # characters at most
 POLL_S = 0.2
 
 
@@ -34,12 +37,13 @@ class Options:
   processes: int = 2  # local
   devices: int = 0  # local: simulated CPU devices a process; 0: what is there
   nodes: int = 1  # slurm
-  gpus: int = 8  # slurm: a node; one process has them all
+  gpus: int = 8  # slurm: a node; one process has them all; 0: none
   minutes: int = 24 * 60  # slurm
   setup: str = ''  # slurm: a line before the run, such as `source ENV/bin/...`
   cluster: str = ''  # xpk
   tpu_type: str = ''  # xpk: of a slice, such as v5p-512
   slices: int = 1  # xpk
+  restarts: int = 10  # xpk: after a preemption, at most so many
   image: str = ''  # xpk: a Docker image with hh_jax in it
 
 
@@ -56,8 +60,11 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
         f'launch takes {", ".join(f"{x}=..." for x in fields)}, not {name}'
       )
     field = fields[name]
-    if field.type is int and not (value.isdecimal() and int(value)):
-      raise InputError(f'{name} takes an integer of 1 or more, not {value!r}')
+    low = 0 if field.name in ZERO else 1
+    if field.type is int and not (value.isdecimal() and int(value) >= low):
+      raise InputError(
+        f'{name} takes an integer of {low} or more, not {value!r}'
+      )
     given[field.name] = field.type(value)
   options = Options(**given)
   if options.on not in ON:
@@ -65,7 +72,13 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
   if not words or words[0] not in recipes.RECIPES or words[0] == 'sweep':
     raise InputError('after the options comes a recipe with its own')
   command = cli.parse(words, recipes.RECIPES)
-  cli.load_config(command.config, command.overrides)
+  config = cli.load_config(command.config, command.overrides)
+  is_spread = options.on == 'xpk' and 'mesh' in config
+  if is_spread and config.mesh.data % options.slices:
+    raise InputError(
+      f'config.mesh.data {config.mesh.data} is not a multiple of --slices='
+      f'{options.slices}: no other axis goes from slice to slice'
+    )
   return options, words
 
 
@@ -86,15 +99,19 @@ def _name(words: Sequence[str]) -> str:
 
 
 def slurm(options: Options, words: Sequence[str]) -> str:
-  """A job script: a process a node, which JAX finds by Slurm's variables.
+  """A job script: whole nodes, a process each, found by Slurm's variables.
 
-  Before its limit the job gets SIGTERM and saves; queued again it goes on.
+  Before its limit the job gets SIGTERM, saves, and queues itself again, where
+  it goes on; so it does after a preemption or the loss of a node. A run that
+  ends, fails or is cancelled is not queued again.
   """
   name = _name(words)
   directives = {
     'job-name': name,
     'nodes': options.nodes,
     'ntasks-per-node': 1,
+    'exclusive': None,
+    'mem': 0,  # all of a node's
     'gpus-per-node': options.gpus,
     'time': options.minutes,
     'signal': f'TERM@{NOTICE_S}',
@@ -102,29 +119,44 @@ def slurm(options: Options, words: Sequence[str]) -> str:
     'open-mode': 'append',
     'output': f'{name}-%j.log',
   }
+  if not options.gpus:
+    del directives['gpus-per-node']
   lines = ['#!/bin/bash']
   for key, value in directives.items():
     lines.append(f'#SBATCH --{key}' + ('' if value is None else f'={value}'))
   if options.setup:
     lines.append(options.setup)
-  lines.append(
-    f'srun --kill-on-bad-exit=1 python -m hh_jax {shlex.join(words)}'
-  )
+  command = f'python -m hh_jax {shlex.join(words)}'
+  limit = max(60 * options.minutes - NOTICE_S - SLURM_LATE_S, 0)
+  lines += [
+    f'srun --kill-on-bad-exit=1 --cpu-bind=none {command}',
+    'code=$?',
+    '# 143: it saved on SIGTERM, here because the time is up',
+    f'if [ $code -eq 143 ] && [ $SECONDS -ge {limit} ]; then',
+    '  scontrol requeue "$SLURM_JOB_ID"',
+    'fi',
+    'exit $code',
+  ]
   return '\n'.join(lines)
 
 
 def xpk(options: Options, words: Sequence[str]) -> str:
-  """A command for xpk, which JAX finds its processes by on GKE."""
+  """A command for xpk; JAX finds its processes by GKE's variables.
+
+  A preempted pod gets SIGTERM and NOTICE_S to save; all start again and go on.
+  """
   for field in ('cluster', 'tpu_type', 'image'):
     if not getattr(options, field):
       raise InputError(f'--on=xpk needs --{field.replace("_", "-")}=...')
   return shlex.join([
     'xpk', 'workload', 'create',
     f'--cluster={options.cluster}',
-    f'--workload={_name(words)}',
+    f'--workload={_name(words)[:XPK_NAME].strip("-")}',
     f'--tpu-type={options.tpu_type}',
     f'--num-slices={options.slices}',
     f'--docker-image={options.image}',
+    f'--max-restarts={options.restarts}',
+    f'--termination-grace-period-seconds={NOTICE_S}',
     f'--command=python -m hh_jax {shlex.join(words)}',
   ])  # fmt: skip
 

@@ -4,8 +4,8 @@ Every tree has a vocabulary head (tied to the embedding) and a scalar head, so
 the language model, the preference model and the value network are one network
 with one checkpoint format.
 
-Axis letters: B batch, T time, S cache time, N tokens of a
-batch, D model, H heads, K head dim, F mlp, V vocab, L layers.
+Axis letters: B batch, T time, S cache time, M columns, D model, H heads, K head
+dim, F mlp, V vocab, L layers.
 """
 
 import dataclasses
@@ -17,18 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from hh_jax import arrays, attention, sharding
-from hh_jax.block import (
-  Block,
-  Columns,
-  Context,
-  KVCache,
-  ReadFn,
-  kept_of,
-  rms_norm,
-  rotary,
-)  # fmt: skip
+from hh_jax.arrays import Columns
+from hh_jax.attention import Mask
+from hh_jax.block import Block, Context, KVCache, ReadFn, rms_norm, rotary
 from hh_jax.sizes import SIZES, ModelConfig, sized
 from hh_jax.types import Array, Params
+
+# Tokens up to which a CPU reads the vocabulary's table as it lies (up to 1.8x
+# as fast for 16 of them; equal at 128).
+_FEW = 64
 
 __all__ = ['SIZES', 'KVCache', 'ModelConfig', 'Transformer', 'sized']
 
@@ -42,7 +39,7 @@ class _Network(nn.Module):
     self, tokens, positions, mask, cache=None, column=None, keeps_kv=False
   ):
     c = self.config
-    (b, t), d = tokens.shape, c.d_model
+    d = c.d_model
     table = self.param(
       'embedding', nn.initializers.normal(d**-0.5), (c.vocab_size, d)
     )
@@ -52,7 +49,7 @@ class _Network(nn.Module):
     ctx = Context(cos, sin, mask, column, keeps_kv)
     # small beside the blocks' outputs, so that the tied head doesn't start out
     # predicting the token it sees
-    x = jnp.take(table, tokens.reshape(-1), axis=0)
+    x = jnp.take(table, tokens, axis=0)
     blocks = nn.scan(
       _remat(c),
       variable_axes={'params': 0},
@@ -61,14 +58,13 @@ class _Network(nn.Module):
       length=c.num_layers,
       unroll=min(c.scan_unroll, c.num_layers),
     )
-    kept = kept_of(self.read, x, ctx)
+    kept = None if self.read is None else self.read(x)
     blocks = blocks(c, self.read, name='blocks')
     x, (cache, rest) = blocks(x, cache, ctx)
     if kept is not None:
       kept = jnp.moveaxis(jnp.concatenate([kept[None], rest]), 0, 1)
     scale = self.param('final_norm', nn.initializers.ones, (d,))
-    x = rms_norm(x, scale, jnp.float32).reshape(b, t, d)
-    return x, cache, kept
+    return rms_norm(x, scale, jnp.float32), cache, kept
 
 
 def _remat(config: ModelConfig):
@@ -82,42 +78,90 @@ def _remat(config: ModelConfig):
   return nn.remat(Block, policy=policy, prevent_cse=False)
 
 
+def _context(c: ModelConfig, positions, mask: Mask, **fields: Any) -> Context:
+  return Context(*rotary(positions, c.head_dim, c.rope_base), mask, **fields)
+
+
+def _unrolled(c: ModelConfig, params, tokens, ctx, columns=None, caches=None):
+  """What the network does, layer after layer: hidden, and what each keeps.
+
+  `params` are those of `by_layer`. The last layer is not rematerialised: its
+  backward pass comes first.
+  """
+  kept, last = [], c.num_layers - 1
+  caches = [None] * c.num_layers if caches is None else list(caches)
+  x = jnp.take(params['embedding'], tokens, axis=0)
+  for i, cache in enumerate(caches):
+    layer = {name: w[i] for name, w in params['blocks'].items()}
+    if i < last:
+      x, (keep, _) = _remat(c)(c).apply({'params': layer}, x, cache, ctx)
+    else:
+      x, (keep, _) = Block(c).apply({'params': layer}, x, cache, ctx, columns)
+    kept.append(keep)
+  return rms_norm(x, params['final_norm'], jnp.float32), kept
+
+
+def _to_split(params: Params, tokens: Array, positions: Array, mask: Mask):
+  """With padding after each row, so that the axis 'sequence' divides it."""
+  mesh = sharding.mesh_of(params['embedding'])
+  more = 0 if mesh.empty else -tokens.shape[1] % mesh.shape['sequence']
+  if not more or not isinstance(mask, attention.Packed):
+    return tokens, positions, mask
+  pads = [(0, 0), (0, more)]
+  return jax.tree.map(lambda x: jnp.pad(x, pads), (tokens, positions, mask))
+
+
 @dataclasses.dataclass(frozen=True)
 class Transformer:
   """The network's functions; `params` always comes first."""
 
   config: ModelConfig
 
-  @functools.cached_property
-  def _network(self) -> _Network:
-    config = self.config
-    if config.attention == 'auto':
-      config = dataclasses.replace(config, attention=attention.fastest())
-    return _Network(config)
+  def _attention_on(self, table: Array) -> str:
+    """The attention of the devices that this parameter lies on."""
+    c = self.config
+    return attention.resolve(
+      c.attention, table, dtype=c.dtype, head_dim=c.head_dim
+    )
+
+  def _here(self, params: Params, mask: Mask) -> tuple[ModelConfig, Mask]:
+    """With the attention of the devices that the parameters lie on."""
+    c, table = self.config, params['embedding']
+    impl = self._attention_on(table)
+    mask = attention.shared(mask, table, impl=impl)
+    return dataclasses.replace(c, attention=impl), mask
 
   def init(self, key: Array) -> Params:
     """Fresh parameters, float32: a dict whose 'blocks' are stacked [L, ...]."""
     token = jnp.zeros((1, 1), jnp.int32)
     mask = jnp.ones((1, 1, 1), bool)
-    return self._network.init(key, token, token, mask)['params']
+    config = dataclasses.replace(self.config, attention='xla')
+    return _Network(config).init(key, token, token, mask)['params']
 
   def hidden(
     self,
     params: Params,
     tokens: Array,
     positions: Array,
-    mask: Array,
+    mask: Mask,
     columns: Columns | None = None,
   ) -> Array:
-    """Final hidden states, float32 [B, T, D]; `mask` is [B, T, T].
+    """Final hidden states, float32 [B, T, D]; `mask` is of T columns.
 
     With `columns` those of M of them, [B, M, D]: where layers are unrolled the
     last one is not computed for the others.
     """
+    t = tokens.shape[1]
+    tokens, positions, mask = _to_split(params, tokens, positions, mask)
+    if columns is None and tokens.shape[1] > t:
+      columns = slice(t)
+    config, mask = self._here(params, mask)
     if self._is_unrolled:
-      ctx = self._context(positions, mask)
-      return self._unrolled(self.by_layer(params), tokens, ctx, columns)[0]
-    hidden = self._network.apply({'params': params}, tokens, positions, mask)[0]
+      ctx = _context(config, positions, mask)
+      params = self.by_layer(params)
+      return _unrolled(config, params, tokens, ctx, columns)[0]
+    variables = {'params': params}
+    hidden = _Network(config).apply(variables, tokens, positions, mask)[0]
     return hidden if columns is None else arrays.take_columns(hidden, columns)
 
   def prefill(
@@ -125,7 +169,7 @@ class Transformer:
     params: Params,
     tokens: Array,
     positions: Array,
-    mask: Array,
+    mask: Mask,
     *,
     length: int,
   ) -> tuple[Array, KVCache]:
@@ -134,6 +178,7 @@ class Transformer:
     The cache has `length` columns, of which T are written.
     """
     last, free = slice(tokens.shape[1] - 1, None), length - tokens.shape[1]
+    config, mask = self._here(params, mask)
 
     def cache_of(kv: tuple[Array, Array]) -> tuple[Array, Array]:
       """One layer's, or with a leading L axis."""
@@ -145,11 +190,12 @@ class Transformer:
       )
 
     if self._is_unrolled:
-      ctx = self._context(positions, mask, keeps_kv=True)
-      hidden, kept = self._unrolled(self.by_layer(params), tokens, ctx, last)
+      ctx = _context(config, positions, mask, keeps_kv=True)
+      params = self.by_layer(params)
+      hidden, kept = _unrolled(config, params, tokens, ctx, last)
       keys, values = zip(*map(cache_of, kept), strict=True)
     else:
-      hidden, kept, _ = self._network.apply(
+      hidden, kept, _ = _Network(config).apply(
         {'params': params}, tokens, positions, mask, keeps_kv=True
       )
       keys, values = cache_of(kept)
@@ -171,14 +217,15 @@ class Transformer:
     of `by_layer`.
     """
     tokens, positions, mask = tokens[:, None], positions[:, None], mask[:, None]
+    config, _ = self._here(params, mask)
     if not self._is_unrolled:
-      hidden, cache, _ = self._network.apply(
+      hidden, cache, _ = _Network(config).apply(
         {'params': params}, tokens, positions, mask, cache, column
       )
       return hidden[:, 0], cache
-    ctx = self._context(positions, mask, column=column)
+    ctx = _context(config, positions, mask, column=column)
     caches = map(KVCache, cache.keys, cache.values)
-    hidden, kept = self._unrolled(params, tokens, ctx, caches=caches)
+    hidden, kept = _unrolled(config, params, tokens, ctx, caches=caches)
     keys, values = zip(*((at.keys, at.values) for at in kept), strict=True)
     return hidden[:, 0], KVCache(keys, values)
 
@@ -212,46 +259,22 @@ class Transformer:
 
     return {**params, 'blocks': jax.tree.map(split, params['blocks'])}
 
-  def _context(self, positions: Array, mask: Array, **fields: Any) -> Context:
-    c = self.config
-    tables = rotary(positions, c.head_dim, c.rope_base)
-    return Context(*tables, mask, **fields)
-
-  def _unrolled(self, params, tokens, ctx, columns=None, caches=None):
-    """What the network does, layer after layer: hidden, and what each keeps.
-
-    `params` are those of `by_layer`. The last layer is not rematerialised:
-    its backward pass comes first.
-    """
-    c, kept = self._network.config, []
-    last = c.num_layers - 1
-    caches = [None] * c.num_layers if caches is None else list(caches)
-    x = jnp.take(params['embedding'], tokens.reshape(-1), axis=0)
-    for i, cache in enumerate(caches):
-      layer = {name: w[i] for name, w in params['blocks'].items()}
-      if i < last:
-        x, (keep, _) = _remat(c)(c).apply({'params': layer}, x, cache, ctx)
-      else:
-        x, (keep, _) = Block(c).apply({'params': layer}, x, cache, ctx, columns)
-      kept.append(keep)
-    x = rms_norm(x, params['final_norm'], jnp.float32)
-    return x.reshape(tokens.shape[0], -1, c.d_model), kept
-
   def activations(
     self,
     params: Params,
     tokens: Array,
     positions: Array,
-    mask: Array,
+    mask: Mask,
     read: ReadFn,
   ) -> Array:
     """What `read` takes from the residual stream, float32 [B, L + 1, ...].
 
     Entry 0 comes from the embeddings, entry l from the output of block l, and
     entry L from what the final norm takes. `read` is called layer by layer, so
-    that [L, B, T, D] never exists. `mask` is [B, T, T].
+    that [L, B, T, D] never exists. `mask` is of T columns.
     """
-    *_, kept = self._network.clone(read=read).apply(
+    config, mask = self._here(params, mask)
+    *_, kept = _Network(config, read).apply(
       {'params': params}, tokens, positions, mask
     )
     return kept
@@ -259,14 +282,21 @@ class Transformer:
   def logits(self, params: Params, hidden: Array) -> Array:
     """Vocabulary logits of hidden [..., D], float32 [..., V]."""
     dtype = jnp.dtype(self.config.dtype)
-    logits = jnp.einsum(
-      '...d,vd->...v',
-      sharding.split(hidden, 'fsdp').astype(dtype),
-      params['embedding'].astype(dtype),
-      preferred_element_type=jnp.float32,
+    # rows of columns, or flat tokens
+    rows = (
+      (sharding.ROWS, 'sequence') if hidden.ndim > 2 else (sharding.TOKENS,)
     )
-    between = (None,) * (logits.ndim - 2)
-    return sharding.split(logits, 'fsdp', *between, 'model')
+    hidden = sharding.split(hidden, *rows).astype(dtype)
+    table = params['embedding'].astype(dtype)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    are_few = hidden.ndim == 2 and len(hidden) <= _FEW
+    if are_few and self._attention_on(table) in attention.CPU:
+      # the table on the left is read as it lies
+      out = product('vd,nd->vn', table, hidden)
+      logits = jax.lax.optimization_barrier(out).T
+    else:
+      logits = product('...d,vd->...v', hidden, table)
+    return sharding.split(logits, *rows, 'model')
 
   def scores(self, params: Params, hidden: Array) -> Array:
     """The scalar head on hidden [..., D], float32 [...]; PM units."""

@@ -33,6 +33,8 @@ class ModelConfig:
         raise ValueError(
           f'{name} {getattr(self, name)!r} is none of {tuple(allowed)}'
         )
+    if self.attention == 'cudnn' and self.dtype == 'float32':
+      raise ValueError("attention 'cudnn' takes dtype 'bfloat16', not float32")
 
   @property
   def head_dim(self) -> int:

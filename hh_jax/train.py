@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from hh_jax import sharding, stopping
+from hh_jax.data import loader
 from hh_jax.errors import InputError
 from hh_jax.types import Array, LossFn, Params, TrainState
 
@@ -273,18 +274,20 @@ def fit(
   """Goes on from state.step to num_steps and returns the last state.
 
   A step's metrics are fetched while the next one runs, so the device does not
-  wait for the host. A state is saved after the loss of the step that made it
+  wait for the host; `idle_share` says how long it waited for batches (see
+  loader.Feed). A state is saved after the loss of the step that made it
   was seen to be finite, so a checkpoint never holds a broken one. A signal
   (stopping.SIGNALS) saves after the step that it comes in, and raises Stopped.
   """
   pending: dict[str, Array] | None = None
+  feed, idle_share = loader.Feed(batches), 0.0
 
   def flush(step: int) -> None:
     """Checks and logs the pending metrics, those of the step-th update."""
     if pending is not None:
       metrics = {k: float(v) for k, v in sharding.fetch(pending).items()}
       check_finite(metrics, step=step, batch=f'batch {step - 1} of this run')
-      journal.log(step, metrics)
+      journal.log(step, metrics | {'idle_share': idle_share})
 
   with stopping.after_a_step() as waiting:
     for step in range(int(state.step), num_steps):
@@ -292,9 +295,10 @@ def fit(
         flush(step)
         pending = None
         journal.evaluate(step, state.params)
-      state, metrics = train_step(state, next(batches))
+      batch, waited = feed.next(pending)
+      state, metrics = train_step(state, batch)
       flush(step)
-      pending = metrics
+      pending, idle_share = metrics, waited
       done = step + 1
       stops = done == num_steps or waiting()
       if stops or done % save_every == 0:

@@ -65,7 +65,7 @@ def reader(kind, lengths, segments):
 def activations(model, kind, params, tokens, lengths):
   segments = is_real(lengths, tokens.shape[1])
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  mask = attention.causal_mask(segments)
+  mask = attention.Packed(segments)
   read = reader(kind, lengths, segments)
   return model.activations(params, tokens, positions, mask, read)
 
@@ -85,7 +85,7 @@ def test_layers_are_those_of_shorter_networks():
   assert every.shape == (2, LAYERS + 1, 7, D)
   embedding = params()['embedding'][tokens()]
   np.testing.assert_array_equal(every[:, 0], embedding)
-  mask = attention.causal_mask(is_real(LENGTHS, 7))
+  mask = attention.Packed(is_real(LENGTHS, 7))
   positions = jnp.broadcast_to(jnp.arange(7), (2, 7))
   for layer in range(1, LAYERS + 1):
     blocks = jax.tree.map(lambda x, n=layer: x[:n], params()['blocks'])

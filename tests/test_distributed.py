@@ -11,6 +11,7 @@ SLURM = {
   'SLURM_NTASKS': '3',
   'SLURM_PROCID': '2',
   'SLURM_LOCALID': '0',
+  'SLURM_STEP_NUM_NODES': '3',
 }
 
 
@@ -35,9 +36,11 @@ def test_slurm(monkeypatch):
   for name, value in SLURM.items():
     monkeypatch.setenv(name, value)
   # jax: the first node, and a port from the number of the job
-  assert distributed._find(asked()) == rollcall.Place(
-    'node003:61447', 3, 2, [0]
-  )
+  place = rollcall.Place('node003:61447', 3, 2, None)
+  assert distributed._find(asked()) == place  # all devices of its node
+  monkeypatch.setenv('SLURM_STEP_NUM_NODES', '1')
+  monkeypatch.setenv('SLURM_LOCALID', '2')
+  assert distributed._find(asked()).local_devices == [2]
   monkeypatch.setenv('SLURM_NTASKS', '1')
   monkeypatch.setenv('SLURM_PROCID', '0')
   assert distributed._find(asked()) is None

@@ -24,10 +24,32 @@ def test_a_slurm_script(tmp_path, capsys):
   assert lines[0] == '#!/bin/bash'
   for line in ('--nodes=4', '--time=90', '--job-name=pm-a-pm-1', '--requeue'):
     assert f'#SBATCH {line}' in lines
-  assert shlex.split(lines[-1])[-len(PM) :] == PM
-  script = tmp_path / 'job.sh'
-  script.write_text(text)
-  subprocess.run(['bash', '-n', script], check=True)
+  assert '#SBATCH --gpus-per-node=8' in lines
+  launch.main(['--on=slurm', '--gpus=0', *PM])
+  assert '--gpus' not in capsys.readouterr().out
+  (run,) = (line for line in lines if line.startswith('srun'))
+  assert shlex.split(run)[-len(PM) :] == PM
+
+
+@pytest.mark.parametrize(
+  ('code', 'minutes', 'queued'), [(143, 1, 1), (143, 90, 0), (1, 1, 0)]
+)
+def test_a_slurm_job_queues_itself_again_at_its_limit_alone(
+  tmp_path, capsys, code, minutes, queued
+):
+  """With an srun that ends with `code` at once."""
+  launch.main(['--on=slurm', f'--minutes={minutes}', *PM])
+  (tmp_path / 'job.sh').write_text(capsys.readouterr().out)
+  for name, text in (('srun', f'exit {code}'), ('scontrol', 'echo "$@"')):
+    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
+    (tmp_path / name).chmod(0o755)
+  path = f'{tmp_path}:{os.environ["PATH"]}'
+  done = subprocess.run(
+    ['bash', tmp_path / 'job.sh'], capture_output=True, text=True,
+    env=os.environ | {'PATH': path, 'SLURM_JOB_ID': '7'},
+  )  # fmt: skip
+  assert (done.returncode, done.stderr) == (code, '')
+  assert done.stdout == 'requeue 7\n' * queued
 
 
 def test_an_xpk_command(capsys):
@@ -35,7 +57,9 @@ def test_an_xpk_command(capsys):
   assert launch.main([*options, *PM]) == 0
   words = shlex.split(capsys.readouterr().out)
   assert words[:3] == ['xpk', 'workload', 'create']
-  assert '--workload=pm-a-pm-1' in words and '--tpu-type=v5p-512' in words
+  for word in ('--workload=pm-a-pm-1', '--tpu-type=v5p-512'):
+    assert word in words
+  assert '--max-restarts=10' in words
   command = words[-1].removeprefix('--command=')
   assert shlex.split(command) == ['python', '-m', 'hh_jax', *PM]
 
@@ -46,11 +70,13 @@ def test_an_xpk_command(capsys):
     ([], "--on '' is none of local, slurm, xpk"),
     (['--on=moon', *PM], "--on 'moon'"),
     (['--on=slurm', '--nodes=0', *PM], '--nodes takes an integer of 1'),
+    (['--on=slurm', '--gpus=-1', *PM], '--gpus takes an integer of 0'),
     (['--on=slurm', '--node=2', *PM], 'launch takes --on=.*, not --node'),
     (['--on=slurm'], 'a recipe with its own'),
     (['--on=slurm', *PM, '--config.optimizer.l=1'], 'no config key'),
     (['--on=slurm', *PM[:2]], '--workdir is missing'),
     (['--on=xpk', '--cluster=c', '--image=i', *PM], 'needs --tpu-type'),
+    (['--on=xpk', '--slices=2', *PM], 'data 1 is not a multiple of --slices=2'),
   ],
 )
 def test_mistakes_are_found_before_a_job_is_queued(argv, says):

@@ -1,6 +1,7 @@
 """Benchmarks, experiments and notebooks run; their numbers are not judged."""
 
 import importlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -26,6 +27,21 @@ def fake_run(folder, offset=0.0):
   (folder / 'ppo' / 'metrics.jsonl').write_text(text)
   names = ('pm/eval/accuracy', 'ppo/gain/pm_score', 'ppo/last/kl')
   (folder / 'summary.json').write_text(json.dumps(dict.fromkeys(names, 1.0)))
+
+
+def fake_sweep(folder):
+  """What a sweep of two learning rates and two seeds leaves."""
+  rows = []
+  for lr, seed in itertools.product((0.1, 0.01), (0, 1)):
+    given = {'size': 'tiny', 'optimizer.lr': str(lr), 'seed': str(seed)}
+    cell = ','.join(f'{k}={v}' for k, v in given.items())
+    (folder / cell).mkdir(parents=True)
+    lines = [{'step': i, 'time': i, 'train/loss': lr / i} for i in (1, 2)]
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (folder / cell / 'metrics.jsonl').write_text(text)
+    row = {'cell': cell, 'overrides': given, 'eval/accuracy': lr + seed}
+    rows.append(json.dumps(row) + '\n')
+  (folder / 'results.jsonl').write_text(''.join(rows))
 
 
 FLAGS = (
@@ -68,6 +84,29 @@ def test_generate_counts_new_tokens_and_the_floor(capsys):
   )
   # nothing learnt: nearly uniform over the 31 ids that are not padding
   assert out['loss_last'] == pytest.approx(np.log(31), abs=0.5)
+
+
+@pytest.mark.parametrize(
+  ('stage', 'flags'),
+  [
+    ('pm', ()),
+    pytest.param(
+      'ppo',
+      ('--prompt-len', '5', '--response-len', '3', '--minibatches', '1'),
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_checkpoint_times_rounds_with_and_without_a_save(capsys, stage, flags):
+  out = bench(
+    'checkpoint', capsys, '--stage', stage, '--rounds', '2', '--every', '10',
+    *flags,
+  )  # fmt: skip
+  assert out['steps'] == 2 * 2 * 2 and len(out['added_s_of_rounds']) == 2
+  assert out['checkpoint_mib'] > 0 and out['blocked_s'] > 0
+  assert out['share'] == pytest.approx(
+    out['added_s'] / (10 * out['step_s_median'])
+  )
 
 
 PPO = '--batch 8 --prompt-len 5 --response-len 3 --ppo-epochs 2'.split()
@@ -210,11 +249,28 @@ def test_make_pairs_without_its_data_is_one_line(tmp_path):
     make_pairs.main(['--data-dir', str(tmp_path), '--out', out])
 
 
+def test_planned_calls_what_plan_compiles(capsys):
+  flags = '--topology=cpu:4 --vocab=64 --repeats=1 --config'.split()
+  planned = importlib.import_module('benchmarks.planned').main
+  planned([*flags, 'configs/ppo.py:tiny', *(f'--set={x}' for x in (
+    'batch_size=16', 'eval_batch_size=16', 'max_prompt=8', 'max_reply=4',
+    'decode_params=gathered',
+  ))])  # fmt: skip
+  out = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert list(out['phases']) == ['reshard', 'sample', 'score', 'update']
+  for row in out['phases'].values():
+    assert row['seconds'] > 0 and row['planned_peak'] > 0
+  assert out['peak'] is None  # a CPU counts no bytes
+  with pytest.raises(SystemExit, match='is not the 4 devices here'):
+    planned(['--topology=cpu:2', '--config=configs/pm.py:tiny'])
+
+
 @pytest.mark.parametrize(
   'path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda p: p.stem
 )
 def test_notebooks_run(path, tmp_path, monkeypatch, capsys):
   fake_run(tmp_path / 'runs' / 'demo')
+  fake_sweep(tmp_path / 'runs' / 'sweep')
   shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
   monkeypatch.chdir(tmp_path)
   namespace = {}
@@ -222,4 +278,11 @@ def test_notebooks_run(path, tmp_path, monkeypatch, capsys):
     if cell['cell_type'] == 'code':
       assert cell['outputs'] == []  # committed without anyone's results
       exec(''.join(cell['source']), namespace)
-  assert 'slope 1.00' in capsys.readouterr().out
+  says = {
+    'look_at_a_run': 'slope 1.00',
+    'look_at_a_sweep': (
+      'size=tiny optimizer.lr=0.01: 0.510 +- 0.500, 2 seeds\n'
+      'size=tiny optimizer.lr=0.1: 0.600 +- 0.500, 2 seeds\n'
+    ),
+  }
+  assert says[path.stem] in capsys.readouterr().out

@@ -27,8 +27,12 @@ def test_every_parameter_of_every_size_has_a_rule(size):
 
 
 def test_specs_of_nested_paths():
-  assert sharding.spec_for('policy/blocks/mlp_in') == P(None, 'fsdp', 'model')
-  assert sharding.spec_for('1/0/mu/value/embedding') == P('model', 'fsdp')
+  assert sharding.spec_for('policy/blocks/mlp_in') == P(
+    None, ('fsdp', 'sequence'), 'model'
+  )
+  assert sharding.spec_for('1/0/mu/value/embedding') == P(
+    'model', ('fsdp', 'sequence')
+  )
   assert sharding.spec_for('step') == P()
   with pytest.raises(ValueError, match="no sharding rule .* 'blocks/new'"):
     sharding.spec_for('blocks/new')
@@ -41,7 +45,9 @@ def test_what_cannot_be_split_is_refused():
   shapes = {'embedding': jax.ShapeDtypeStruct((8, 6), np.float32)}
   with pytest.raises(ValueError, match='embedding: 6 is not divisible by fsdp'):
     sharding.tree_shardings(mesh, shapes)
-  with pytest.raises(ValueError, match='fsdp=3 x model=1 needs 3 devices'):
+  with pytest.raises(
+    ValueError, match='mesh data=1 x fsdp=3 x sequence=1 x model=1 needs 3'
+  ):
     sharding.make_mesh(fsdp=3)
   with pytest.raises(ValueError, match='there are 4'):
     sharding.make_mesh(model=3)
@@ -58,7 +64,40 @@ def test_place_splits_rows():
   np.testing.assert_array_equal(placed, np.arange(8).reshape(4, 2))
 
 
-def test_split_and_gathered_follow_the_mesh_of_their_arguments():
+def test_data_splits_rows_and_keeps_a_copy_of_the_parameters():
+  mesh = sharding.make_mesh(data=2, fsdp=2)
+  placed = sharding.place(mesh, np.arange(8).reshape(4, 2))
+  assert [s.data.shape for s in placed.addressable_shards] == [(1, 2)] * 4
+  table = jax.ShapeDtypeStruct((6, 8), np.float32)
+  (found,) = sharding.tree_shardings(mesh, {'embedding': table}).values()
+  assert found.shard_shape(table.shape) == (6, 4)
+  with pytest.raises(ValueError, match='6 is not divisible by data=2 x fsdp=2'):
+    sharding.place(mesh, np.zeros(6))
+  with pytest.raises(ValueError, match='mesh data=0 is not 1 or more'):
+    sharding.make_mesh(data=0)
+
+
+def test_data_alone_goes_from_slice_to_slice(monkeypatch):
+  """As far as a machine without TPUs has slices: what JAX is told."""
+  devices = jax.devices()
+  monkeypatch.setattr(sharding, 'num_slices', lambda devices: 2)
+  seen = []
+
+  def lay_out(within, between, devices):
+    seen.append((within, between))
+    return np.reshape(devices, np.multiply(within, between))
+
+  monkeypatch.setattr(sharding.mesh_utils, 'create_hybrid_device_mesh', lay_out)
+  mesh = sharding.make_mesh(data=2, devices=devices)
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'sequence': 1, 'model': 1}
+  assert seen == [((1, 2, 1, 1), (2, 1, 1, 1))]
+  with pytest.raises(
+    ValueError, match='data=1 is not a multiple of 2, the TPU'
+  ):
+    sharding.make_mesh(devices=devices)
+
+
+def test_split_follows_the_mesh_of_its_arguments():
   mesh = sharding.make_mesh(fsdp=2, model=2)
   by_row, whole = (jax.NamedSharding(mesh, spec) for spec in (P('fsdp'), P()))
   x = jax.device_put(np.ones((8, 6)), whole)
@@ -69,9 +108,12 @@ def test_split_and_gathered_follow_the_mesh_of_their_arguments():
   assert zeros.sharding.is_equivalent_to(by_row, 2)
   odd = jax.jit(lambda x: sharding.split(x[:3], 'fsdp'))(x)
   assert odd.shape == (3, 6)
+
+
+def test_the_layout_for_decoding_is_split_by_model_alone():
+  mesh = sharding.make_mesh(fsdp=2, model=2)
   table = jax.NamedSharding(mesh, P('model', 'fsdp'))
-  params = {'embedding': jax.device_put(x, table)}
-  found = jax.jit(sharding.gathered)(params)['embedding'].sharding
+  found = sharding.for_decoding({'embedding': table})['embedding']
   assert found.is_equivalent_to(jax.NamedSharding(mesh, P('model')), 2)
 
 

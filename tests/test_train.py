@@ -1,4 +1,5 @@
 import dataclasses
+import time
 
 import chex
 import jax
@@ -136,13 +137,14 @@ class Recorder:
 
   def __init__(self, losses):
     self.losses = losses
-    self.events = []
+    self.events, self.waited = [], []
 
   def step(self, state, batch):
     metrics = {'loss': self.losses[state.step], 'grad_norm': 1.0}
     return State(state.step + 1), jax.tree.map(jnp.float32, metrics)
 
   def log(self, step, metrics):
+    self.waited.append(metrics['idle_share'])
     self.events.append(('log', step, metrics['loss']))
 
   def save(self, state):
@@ -151,11 +153,11 @@ class Recorder:
   def evaluate(self, step, params):
     self.events.append(('eval', step))
 
-  def fit(self, first_step=0):
+  def fit(self, first_step=0, batches=None):
     end = train.fit(
       State(first_step),
       self.step,
-      iter(range(99)),
+      batches or iter(range(99)),
       self,
       num_steps=len(self.losses),
       save_every=2,
@@ -178,6 +180,22 @@ def test_fit_goes_on_from_the_step_of_the_state():
   recorder.fit(first_step=2)
   logged = [event for event in recorder.events if event[0] == 'log']
   assert logged == [('log', 3, 3.0)]
+
+
+def test_a_slow_loader_is_seen():
+  def batches(seconds):
+    while True:
+      time.sleep(seconds)
+      yield None
+
+  shares = []
+  for seconds, work in ((0.05, 0.0), (0.0, 0.05)):
+    recorder = Recorder([1.0] * 7)
+    step = recorder.step
+    recorder.step = lambda *args, s=step, w=work: time.sleep(w) or s(*args)
+    recorder.fit(batches=batches(seconds))
+    shares.append(np.median(recorder.waited))
+  assert shares[0] > 0.6 and shares[1] < 0.2, shares
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])

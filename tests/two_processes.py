@@ -13,28 +13,43 @@ from tests import conftest, test_rollcall
 
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
-  'JAX_NUM_CPU_DEVICES': '2',
   'NPROC': '16',  # see conftest.py
   'XLA_FLAGS': os.environ['XLA_FLAGS'],
 }
-
+CACHE = {
+  'JAX_ENABLE_COMPILATION_CACHE': 'true',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+}
 
 GLOO = re.compile(r'Gloo|peer rank|^\s*$')
 
 
 class Processes(contextlib.ExitStack):
-  """Starts `commands`, one a process; what still runs at the end is killed."""
+  """Starts `commands`, one a process; what still runs at the end is killed.
 
-  def __init__(self, *commands: list[str], flags: tuple[str, ...] = ()):
+  `cache` keeps compiled programs of one process; several have none.
+  """
+
+  def __init__(
+    self,
+    *commands: list[str],
+    flags: tuple[str, ...] = (),
+    devices: int = 2,
+    cache: pathlib.Path | None = None,
+  ):
     super().__init__()
     self.callback(self._kill)
     port = test_rollcall.free_port()
+    environment = os.environ | ENVIRONMENT
+    environment['JAX_NUM_CPU_DEVICES'] = str(devices)
+    if cache is not None:
+      environment |= {'JAX_COMPILATION_CACHE_DIR': str(cache), **CACHE}
     self.running = [
       subprocess.Popen(
         [sys.executable, *command, f'--coordinator=127.0.0.1:{port}',
          f'--num_processes={len(commands)}', f'--process_id={i}', *flags],
         cwd=conftest.REPO,
-        env=os.environ | ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,6 +5,7 @@ A checkpoint holds three items: `params` (what other runs start from), `train`
 and checksums of their files. It appears whole, by renaming, or not at all.
 """
 
+from collections.abc import Sequence
 import functools
 import pathlib
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost
 
 from hh_jax import distributed, sharding
 from hh_jax import workdir as workdir_lib
@@ -25,6 +27,7 @@ from hh_jax.types import Params, TrainState
 # those whose files are not what was written.
 STEPS, BEST, DAMAGED = 'checkpoints', 'best', 'damaged'
 _UNFINISHED = '*.orbax-checkpoint-tmp'
+_WRITTEN = 'async_write_complete'  # orbax's name of a barrier
 
 
 def _abstract(tree: Any) -> Any:
@@ -36,6 +39,12 @@ def _abstract(tree: Any) -> Any:
 
 def _train_item(state: TrainState) -> dict[str, Any]:
   return {'step': state.step, 'opt_state': state.opt_state, 'key': state.key}
+
+
+def _damage(step: pathlib.Path, items: Sequence[str] = ()) -> str | None:
+  """integrity.damage; each process reads its share, and all hear of it."""
+  found = integrity.damage(step, items, share=distributed.share())
+  return distributed.first_said(found or '') or None
 
 
 class Checkpoints:
@@ -63,7 +72,9 @@ class Checkpoints:
         policies
       ),
       cleanup_tmp_directories=True,  # of saves that were killed
-      async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._seal, barrier_sync_fn=self._meet
+      ),
     )
     with integrity.full_disk_named(self._path):
       self._manager = ocp.CheckpointManager(self._path, options=options)
@@ -72,6 +83,16 @@ class Checkpoints:
     """Called in the background when all items are written, before renaming."""
     for step in self._path.glob(_UNFINISHED):
       integrity.seal(step)
+
+  def _meet(self, *, key: str, timeout_ms: int) -> None:
+    """Where several processes wait for each other while they save.
+
+    Before they do so for the first time, all of this one's files are there.
+    """
+    if _WRITTEN in key:
+      for step in self._path.glob(_UNFINISHED):
+        integrity.seal_share(step, distributed.share()[0])
+    multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   def save(self, state: TrainState, host: dict[str, Any]) -> None:
     """Saves under the step of the state; a step saved already is left."""
@@ -95,16 +116,9 @@ class Checkpoints:
     Newer ones that are damaged are moved to DAMAGED, and said so on stderr.
     InputError where all are: a run does not start anew by itself.
     """
-    distributed.by_writer(self._set_damaged_aside)
-    self._manager.reload()
-    return self._manager.latest_step()
-
-  def _set_damaged_aside(self) -> None:
-    """Those that are newer than the newest whole one."""
-    steps = sorted(self._manager.all_steps(), reverse=True)
     reasons: dict[int, str] = {}
-    for step in steps:
-      if (reason := integrity.damage(self._path / str(step))) is None:
+    for step in (steps := sorted(self._manager.all_steps(), reverse=True)):
+      if (reason := _damage(self._path / str(step))) is None:
         break
       reasons[step] = reason
     if steps and len(reasons) == len(steps):
@@ -112,6 +126,12 @@ class Checkpoints:
         f'{self._path}: all checkpoints are damaged (step {steps[0]}: '
         f'{reasons[steps[0]]}); delete the run to start it anew'
       )
+    distributed.by_writer(lambda: self._set_aside(reasons))
+    self._manager.reload()
+    return self._manager.latest_step()
+
+  def _set_aside(self, reasons: dict[int, str]) -> None:
+    """Steps that are damaged, and why."""
     aside = self._path.parent / DAMAGED
     for step, reason in reasons.items():
       aside.mkdir(exist_ok=True)
@@ -138,11 +158,14 @@ class Checkpoints:
     )
     return TrainState(params=item.params, **item.train), item.host
 
+  def wait(self) -> None:
+    """Until a save that is under way is whole."""
+    with integrity.full_disk_named(self._path):
+      self._manager.wait_until_finished()
+
   def close(self) -> None:
-    """Waits for saves under way."""
     try:
-      with integrity.full_disk_named(self._path):
-        self._manager.wait_until_finished()
+      self.wait()
     finally:
       self._manager.close()
 
@@ -237,7 +260,7 @@ def _stored(run: str | pathlib.Path, step: int | str | None) -> pathlib.Path:
       f'{run} has no checkpoint at step {step}: there is {there}'
     )
   step = steps[-1] if step is None else step
-  if reason := integrity.damage(path / str(step), ('params',)):
+  if reason := _damage(path / str(step), ('params',)):
     raise InputError(
       f'{run}: the checkpoint at step {step} is damaged: {reason}'
     )

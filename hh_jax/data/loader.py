@@ -1,25 +1,17 @@
-"""Rows -> batches with grain; the iterator's state goes into checkpoints."""
+"""Rows -> batches in grain's order; how far it is goes into checkpoints.
+
+A batch is of all processes, and every one makes only those rows of it that are
+its own: see Part.
+"""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+import dataclasses
+import time
+from typing import Any, Self
 
 import grain
 import jax
 import numpy as np
-
-
-class _Rows:
-  """Random access to row i of a tree of [num_rows, ...] arrays."""
-
-  def __init__(self, rows: Any):
-    self._rows = rows
-    self._length = num_rows(rows)
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, i: int) -> Any:
-    return take(self._rows, i)
 
 
 def num_rows(rows: Any) -> int:
@@ -52,7 +44,7 @@ def pad_rows(rows: Any, multiple: int) -> Any:
 
 def train_batches(
   rows: Any, *, batch_size: int, seed: int, num_epochs: int | None = None
-) -> grain.DatasetIterator:
+) -> 'Batches':
   """Shuffled batches; every epoch has every row once, in a new order.
 
   Rows are padded (with masks at 0) to whole batches, so nothing is left out.
@@ -61,9 +53,8 @@ def train_batches(
   """
   if num_epochs is not None:
     rows = pad_rows(rows, batch_size)
-  dataset = grain.MapDataset.source(_Rows(rows))
-  dataset = dataset.seed(seed).shuffle().repeat(num_epochs)
-  return _batched(dataset, batch_size)
+  numbers = _shuffled(range(num_rows(rows)), seed).repeat(num_epochs)
+  return Batches(rows, numbers, batch_size)
 
 
 def mixed_batches(
@@ -72,30 +63,122 @@ def mixed_batches(
   *,
   batch_size: int,
   seed: int,
-) -> grain.DatasetIterator:
+) -> 'Batches':
   """Endless shuffled batches of several sets of rows, mixed by weight.
 
   Of every run of rows each set gets its share, in a fixed pattern; weights
   need not sum to 1. A set that is short comes round more often.
   """
-  datasets = [
-    grain.MapDataset.source(_Rows(rows)).seed(seed + i).shuffle().repeat()
-    for i, rows in enumerate(parts)
+  ends = np.cumsum([num_rows(rows) for rows in parts]).tolist()
+  numbers = [
+    _shuffled(range(start, end), seed + i).repeat()
+    for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
   ]
-  return _batched(grain.MapDataset.mix(datasets, weights), batch_size)
+  rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return Batches(rows, grain.MapDataset.mix(numbers, weights), batch_size)
 
 
-def _batched(
-  dataset: grain.MapDataset, batch_size: int
-) -> grain.DatasetIterator:
-  dataset = dataset.batch(batch_size, drop_remainder=True)
-  # no threads: rows are in memory and the order must not depend on timing
-  options = grain.ReadOptions(num_threads=0)
-  return iter(dataset.to_iter_dataset(options))
+def _shuffled(numbers: range, seed: int) -> grain.MapDataset:
+  return grain.MapDataset.source(numbers).seed(seed).shuffle()
+
+
+class Batches:
+  """Trees of Part, one batch after another; a remainder is left out.
+
+  `get_state` says how far they are, in JSON, whatever the processes.
+  """
+
+  def __init__(self, rows: Any, numbers: grain.MapDataset, batch_size: int):
+    """`numbers` are those of the rows, in the order that they come in."""
+    self._rows, self._numbers = rows, numbers
+    self._batch_size, self._next = batch_size, 0
+
+  def __iter__(self) -> Self:
+    return self
+
+  def __next__(self) -> Any:
+    start = self._next * self._batch_size
+    if start + self._batch_size > len(self._numbers):
+      raise StopIteration
+    self._next += 1
+    batch = _Batch(self._numbers, start, self._batch_size)
+    return jax.tree.map(lambda x: Part(x, batch), self._rows)
+
+  def get_state(self) -> dict[str, int]:
+    return {'next_index': self._next}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    self._next = state['next_index']
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """The numbers of a batch's rows, found when they are asked for."""
+
+  numbers: grain.MapDataset
+  start: int
+  size: int
+  found: dict[range, list[int]] = dataclasses.field(default_factory=dict)
+
+  def rows(self, wanted: slice) -> list[int]:
+    places = range(self.size)[wanted]
+    if places not in self.found:
+      self.found[places] = [self.numbers[self.start + i] for i in places]
+    return self.found[places]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """An array of a batch, which makes the rows that a slice asks for.
+
+  `sharding.place` asks for those of this process's devices alone, so work on
+  the host does not grow with the number of processes.
+  """
+
+  all_rows: np.ndarray
+  batch: _Batch
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return (self.batch.size, *self.all_rows.shape[1:])
+
+  def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
+    first, *others = index if isinstance(index, tuple) else (index,)
+    return self.all_rows[self.batch.rows(first)][(slice(None), *others)]
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None):
+    return self[:].astype(dtype or self.all_rows.dtype, copy=False)
 
 
 def eval_batches(rows: Any, *, batch_size: int) -> Iterator[Any]:
   """All rows in order, once; the last batch is padded with masks at 0."""
-  rows = pad_rows(rows, batch_size)
   for start in range(0, num_rows(rows), batch_size):
-    yield take(rows, slice(start, start + batch_size))
+    batch = take(rows, slice(start, start + batch_size))
+    is_whole = num_rows(batch) == batch_size
+    yield batch if is_whole else pad_rows(batch, batch_size)
+
+
+class Feed:
+  """Batches for a loop, and the share of its time that devices waited for them.
+
+  Making a batch (and placing it on the devices) is free while they still run
+  the step before. A call during which they ended it counts in full, so the
+  share is an upper bound.
+  """
+
+  def __init__(self, batches: Iterator[Any]):
+    self._batches = batches
+    self._last = time.perf_counter()  # when the last batch was there
+
+  def next(self, running: Any) -> tuple[Any, float]:
+    """A batch; what the devices waited for it, over the time since the last.
+
+    `running` is a tree of results of the step under way, None where there is
+    none. The share is in [0, 1].
+    """
+    start = time.perf_counter()
+    batch = next(self._batches)
+    end = time.perf_counter()
+    since, self._last = self._last, end
+    is_waiting = all(x.is_ready() for x in jax.tree.leaves(running))
+    return batch, (end - start) / (end - since) if is_waiting else 0.0

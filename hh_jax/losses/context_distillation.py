@@ -25,7 +25,7 @@ def student_hidden(
   model: Transformer, params: Params, rows: TokenBatch
 ) -> Array:
   """Hidden states that predict tokens 1 .. T - 1, float32 [B, T - 1, D]."""
-  mask = attention.causal_mask(rows.segments)
+  mask = attention.Packed(rows.segments)
   hidden = model.hidden(params, rows.tokens, rows.positions, mask)
   return arrays.predicting(hidden)
 
@@ -41,7 +41,7 @@ def teacher_hidden(
   """
   (b, t), length = rows.tokens.shape, context.shape[0]
   is_bos = rows.positions == 0
-  own = attention.causal_mask(rows.segments) & ~is_bos[:, None, :]
+  own = attention.Packed(rows.segments).dense() & ~is_bos[:, None, :]
   first = jnp.tril(jnp.ones((length, length), bool))
   first = jnp.pad(first, [(0, 0), (0, t)])[None]
   seen = jnp.concatenate([jnp.ones((b, t, length), bool), own], axis=-1)

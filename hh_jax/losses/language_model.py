@@ -12,7 +12,7 @@ def document_logprobs(
 
   Entry t is of token t + 1. Logits exist for `chunk` tokens at a time.
   """
-  mask = attention.causal_mask(batch.segments)
+  mask = attention.Packed(batch.segments)
   hidden = model.hidden(params, batch.tokens, batch.positions, mask)
   hidden = arrays.predicting(hidden)
   flat = hidden.reshape(-1, hidden.shape[-1])

@@ -21,7 +21,7 @@ def _hidden(
   batch: PackedPairs,
   columns: Array | None = None,
 ) -> Array:
-  mask = attention.causal_mask(batch.segments, batch.branches)
+  mask = attention.Packed(batch.segments, batch.branches)
   return model.hidden(params, batch.tokens, batch.positions, mask, columns)
 
 

@@ -62,7 +62,7 @@ class Measured:
   @property
   def mfu_bound(self) -> float | None:
     """The most of the chip's peak that useful FLOPs can be."""
-    if not self.time:
+    if not self.time or not self.flops:  # or no products at all
       return None
     useful = self.model_flops / self.flops * self.seconds['flops']
     return useful / self.time

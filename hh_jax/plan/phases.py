@@ -68,7 +68,7 @@ class _Shapes:
 
   def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     """[B, ...], split as sharding.place does."""
-    split = NamedSharding(self.mesh, P('fsdp'))
+    split = sharding.row_sharding(self.mesh, shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
   def tree(self, tree: Any) -> Any:
@@ -237,14 +237,23 @@ def _policy_phases(
   judges = {'reference': frozen['reference'], 'pm': frozen['pm_score']}
   others = {k: v for k, v in state.params.items() if k != 'policy'}
   held_out = [v for k, v in frozen.items() if k == 'heldout_pm_score']
+  policy = state.params['policy']
   arguments = {
-    'sample': lambda _: (state.params['policy'], prompts, shapes.key()),
+    'reshard': lambda _: (policy,),
+    'sample': lambda seen: (
+      seen.get('reshard', policy),
+      *(prompts, shapes.key()),
+    ),
     'score': lambda seen: (state.params, judges, controls, seen['sample']),
     'update': lambda seen: (state, seen['score'][0], text),
     'learn': lambda seen: (state, judges, controls, seen['sample']),
   }
   resident = {
-    'sample': (others, state.opt_state, frozen),
+    'reshard': (others, state.opt_state, frozen),
+    'sample': (
+      state.params if 'reshard' in jitted else others,
+      *(state.opt_state, frozen),
+    ),
     'score': (state.opt_state, held_out),
     'update': frozen,
     'learn': held_out,
@@ -307,6 +316,7 @@ def _ppo_flops(config: Config, nets: Any) -> dict[str, float]:
     3 * (policy + value) + config.num_minibatches * of_text
   )
   return {
+    'reshard': 0.0,
     'sample': formula.sample(
       nets.policy.config,
       prompts=replies // config.samples_per_prompt,
@@ -366,7 +376,7 @@ def in_rows(tree: Any, arguments: Any) -> Any:
   (split, *_) = (
     x.sharding for x in jax.tree.leaves(arguments) if x.sharding is not None
   )
-  rows = NamedSharding(split.mesh, P('fsdp'))
+  rows = NamedSharding(split.mesh, P(sharding.ROWS))
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=rows if x.shape else None

@@ -86,7 +86,9 @@ class Plan:
     """As of a phase, of an iteration."""
     if not self.time:
       return None
-    return sum(of.mfu_bound * of.time for of in self.phases) / self.time
+    return (
+      sum((of.mfu_bound or 0.0) * of.time for of in self.phases) / self.time
+    )
 
   @property
   def hours(self) -> float | None:
@@ -153,7 +155,8 @@ def _advice(
     if splits and fsdp > 1 and of.bound == 'links':
       yield (
         'sample gathers all parameters in every step: '
-        '--config.decode_params=gathered does it once, where they fit'
+        '--config.decode_params=gathered does it once an iteration, where they '
+        'fit'
       )
 
 

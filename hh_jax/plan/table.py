@@ -39,7 +39,7 @@ def _cells(of: Measured, kinds: Sequence[str]) -> dict[str, str]:
     'FLOPs, formula': number(of.model_flops),
     'FLOPs, compiled': number(of.flops),
     'memory traffic': size(of.memory_traffic),
-    'sent': size(sent if of.flops else None),
+    'sent': size(sent if of.flops is not None else None),
     **{f'  {kind}': size(of.sent.get(kind, 0)) for kind in kinds},
     **{f'seconds, {k}': number(v) for k, v in of.seconds.items()},
     'bound by': of.bound or '-',

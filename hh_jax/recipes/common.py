@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
+from hh_jax import distributed, sampling, sharding, sizes, train
 from hh_jax import model as model_lib
-from hh_jax import sampling, sharding, train
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
@@ -60,9 +60,15 @@ def make_model(
   name: str = 'model',
 ) -> Transformer:
   """The transformer of the section `name` of a run's config, which is `config`;
-  its vocabulary is the tokenizer's."""
+  its vocabulary is the tokenizer's.
+
+  On CPUs of several processes its layers are unrolled, whatever scan_unroll
+  says: see distributed.needs_unrolled.
+  """
   fields = config.to_dict()
   size = fields.pop('size')
+  if distributed.needs_unrolled() and size in sizes.SIZES:
+    fields['scan_unroll'] = max(fields['scan_unroll'], sizes.SIZES[size][0])
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
   except ValueError as e:
@@ -73,7 +79,7 @@ def make_model(
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
   """The mesh of `config.mesh`."""
   try:
-    return sharding.make_mesh(fsdp=config.fsdp, model=config.model)
+    return sharding.make_mesh(**config)
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
 
@@ -252,9 +258,8 @@ def check_checkpoints(config: Any) -> None:
 
 def check_batch(config: Any, mesh: Mesh, name: str = 'batch_size') -> None:
   """Raises InputError when a batch of that size does not fit the mesh."""
-  n = mesh.shape['fsdp']
   check_positive(config, name)
-  if config[name] % n:
+  if config[name] % sharding.ways(mesh):
     raise InputError(
-      f'config.{name} {config[name]} is not divisible by fsdp={n}'
+      f'config.{name} {config[name]} is not divisible by {sharding.sizes(mesh)}'
     )

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from hh_jax import sharding
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import examples, sources
 from hh_jax.data.examples import Pair
@@ -211,7 +212,7 @@ def _invariance(
   swapped = [
     dataclasses.replace(p, chosen=p.rejected, rejected=p.chosen) for p in same
   ]
-  smallest = judge.mesh.shape['fsdp']
+  smallest = sharding.ways(judge.mesh)
   other = 2 * smallest if judge.batch_size == smallest else smallest
   variants = {
     'alone': dataclasses.replace(judge, max_pairs=1)(same).scores,

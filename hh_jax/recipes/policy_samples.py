@@ -30,6 +30,8 @@ class Sampler:
   key: jax.Array
   batch_size: int  # replies
   num_samples: int
+  # of rl.rollout.make_reshard; None: drawn from the policy as it lies
+  reshard: Callable[[Params], Params] | None = None
 
   def __call__(
     self, policy: Params, frozen: Any, prompts: Prompts, numbers: np.ndarray
@@ -48,9 +50,12 @@ class Sampler:
     batches = loader.eval_batches(
       (rows, ids.reshape(-1)), batch_size=self.batch_size // shared
     )
+    drawn_from = self.reshard(policy) if self.reshard else policy
     parts, replies = [], []
     for batch in batches:
-      values, texts = self._batch(policy, frozen, *batch, num_samples=shared)
+      values, texts = self._batch(
+        *(policy, drawn_from, frozen), *batch, num_samples=shared
+      )
       parts.append(values)
       replies += texts
     total = loader.num_rows(prompts) * n
@@ -64,6 +69,7 @@ class Sampler:
   def _batch(
     self,
     policy: Params,
+    drawn_from: Params,
     frozen: Any,
     prompts: Prompts,
     row_ids: np.ndarray,
@@ -71,7 +77,7 @@ class Sampler:
     num_samples: int,
   ) -> tuple[dict[str, np.ndarray], list[str]]:
     prompts, row_ids = sharding.place(self.mesh, (prompts, row_ids))
-    samples = self.draw(policy, prompts, self.key, row_ids, num_samples)
+    samples = self.draw(drawn_from, prompts, self.key, row_ids, num_samples)
     samples, is_cut = sampling.cut_at_markers(samples, self.decode)
     if is_cut.any():
       samples = sharding.place(self.mesh, samples)

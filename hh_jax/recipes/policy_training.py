@@ -72,7 +72,8 @@ def make_jitted(
 ) -> dict[str, Callable[..., Any]]:
   """sample, score and update of an iteration, as config says.
 
-  Where shares_pass, the last two are one, learn.
+  Where shares_pass, the last two are one, learn. Where decoding has a layout of
+  its own, reshard comes before them.
   """
   how = make_rewarding(config)
   surrogate = ppo.surrogate_loss(
@@ -96,14 +97,14 @@ def make_jitted(
     num_micro_batches=config.num_micro_batches,
     skip_nonfinite=True,
   )
-  jitted = {
-    'sample': rollout_lib.make_sample(
-      nets,
-      num_samples=config.samples_per_prompt,
-      slots=config.slots,
-      gathers_params=config.decode_params == 'gathered',
+  jitted = {}
+  if config.decode_params == 'gathered':
+    jitted['reshard'] = rollout_lib.make_reshard(
+      nets, shardings.params['policy']
     )
-  }
+  jitted['sample'] = rollout_lib.make_sample(
+    nets, num_samples=config.samples_per_prompt, slots=config.slots
+  )
   settings = dict(
     shardings=shardings,
     num_epochs=config.num_epochs,
@@ -180,7 +181,11 @@ class Loop:
     updates, [E * M] each.
     """
     prompts = sharding.place(self.mesh, next(self.prompts))
-    samples = self.phases['sample'](self.state.params['policy'], prompts, key)
+    policy = self.state.params['policy']
+    if 'reshard' in self.phases:
+      policy = self.phases['reshard'](policy)
+    samples = self.phases['sample'](policy, prompts, key)
+    del policy  # its bytes, before the phase that needs most of them
     samples, is_cut = sampling.cut_at_markers(samples, self.decode)
     if is_cut.any():
       samples = sharding.place(self.mesh, samples)

@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from hh_jax import sharding
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
@@ -83,23 +84,23 @@ def check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   """Raises InputError for batches that do not divide as they have to."""
   common.check_batch(config, mesh)
   common.check_batch(config, mesh, name='eval_batch_size')
-  fsdp = mesh.shape['fsdp']
-  parts = config.num_minibatches * config.num_micro_batches * fsdp
+  ways, sizes = sharding.ways(mesh), sharding.sizes(mesh)
+  parts = config.num_minibatches * config.num_micro_batches * ways
   if config.batch_size % parts:
     raise InputError(
       f'config.batch_size {config.batch_size} is not divisible by '
       f'num_minibatches={config.num_minibatches} x num_micro_batches='
-      f'{config.num_micro_batches} x fsdp={fsdp}'
+      f'{config.num_micro_batches} x {sizes}'
     )
-  if config.batch_size % (config.samples_per_prompt * fsdp):
+  if config.batch_size % (config.samples_per_prompt * ways):
     raise InputError(
       f'config.batch_size {config.batch_size} is not divisible by '
-      f'samples_per_prompt={config.samples_per_prompt} x fsdp={fsdp}'
+      f'samples_per_prompt={config.samples_per_prompt} x {sizes}'
     )
-  if config.ptx_rows % (config.num_micro_batches * fsdp):
+  if config.ptx_rows % (config.num_micro_batches * ways):
     raise InputError(
       f'config.ptx_rows {config.ptx_rows} is not divisible by '
-      f'num_micro_batches={config.num_micro_batches} x fsdp={fsdp}'
+      f'num_micro_batches={config.num_micro_batches} x {sizes}'
     )
 
 
@@ -186,6 +187,10 @@ def make_evaluator(
       f'{config.eval_prompts}, {loader.num_rows(rows)} fits config.max_prompt'
     )
   names = tuple(name for name in frozen if name.endswith('pm_score'))
+  reshard = None
+  if config.decode_params == 'gathered':
+    layout = jax.tree.map(lambda x: x.sharding, frozen['reference'])
+    reshard = rollout_lib.make_reshard(nets, layout)
   sampler = policy_samples.Sampler(
     draw=rollout_lib.make_draw(nets),
     judge=rollout_lib.make_evaluate(nets, names),
@@ -194,6 +199,7 @@ def make_evaluator(
     key=common.stream(config.seed, common.EVAL),
     batch_size=config.eval_batch_size,
     num_samples=config.eval_samples,
+    reshard=reshard,
   )
   return policy_evaluation.Evaluator(sampler, rows, prompts, source.gold_score)
 

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from hh_jax import dialogue, distributed, generation, sampling
+from hh_jax import dialogue, distributed, generation, sampling, sharding
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import hh_rows
@@ -120,13 +120,13 @@ def load_policy(
     )
   except ValueError as error:
     raise InputError(f'config: {error}') from error
-  fsdp = mesh.shape['fsdp']
+  ways = sharding.ways(mesh)
   return Policy(
     generator=generation.Generator(
       model=model,
       distribution=distribution,
       max_reply=config.max_reply,
-      batch_size=min(config.batch_size, -(-num_prompts // fsdp) * fsdp),
+      batch_size=min(config.batch_size, -(-num_prompts // ways) * ways),
       widths=sampling.default_widths(config.max_prompt),
       mesh=mesh,
       num_samples=config.num_samples,

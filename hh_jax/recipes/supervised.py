@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import grain
 import jax
 from jax.sharding import Mesh
 import ml_collections
@@ -79,7 +78,7 @@ class _Journal:
   writer: metrics_lib.MetricsWriter
   bar: metrics_lib.Progress
   checkpoints: native.Checkpoints
-  batches: grain.DatasetIterator
+  batches: loader.Batches
   totals: dict[str, int]  # metrics that are logged as running sums
   schedule: optax.Schedule
   evaluation: Callable[[Params], dict[str, float]]

@@ -111,25 +111,28 @@ def compare(
   )
 
 
+def make_reshard(nets: Networks, shardings: Any) -> Callable[[Params], Params]:
+  """The jitted reshard(policy): the policy as decoding reads it.
+
+  On every device of the mesh's 'fsdp', which split it in `shardings`, and in
+  the dtype of the model: gathered once, and not in every step of a decode loop.
+  """
+  return jax.jit(
+    nets.policy.cast, out_shardings=sharding.for_decoding(shardings)
+  )
+
+
 def make_sample(
-  nets: Networks,
-  *,
-  num_samples: int,
-  slots: int = 0,
-  gathers_params: bool = False,
+  nets: Networks, *, num_samples: int, slots: int = 0
 ) -> Callable[[Params, Prompts, Array], Samples]:
   """The jitted sample(policy, prompts, key): num_samples replies a prompt.
 
   The replies of one prompt lie in adjacent rows; `slots` of them decode at a
-  time, 0: all. With gathers_params the devices of the mesh's 'fsdp' gather the
-  policy once a call, in the dtype of the model, and not in every step: that
-  many more bytes on each.
+  time, 0: all.
   """
 
   def sample(policy: Params, prompts: Prompts, key: Array) -> Samples:
     row_ids = jnp.arange(prompts.tokens.shape[0])
-    if gathers_params:
-      policy = sharding.gathered(nets.policy.cast(policy))
     samples = draw(
       *(nets, policy, prompts, key, row_ids),
       num_samples=num_samples,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hh_jax import sharding
 from hh_jax.losses import ppo
 from hh_jax.rl import rollout as rollout_lib
 from hh_jax.types import (
@@ -133,7 +134,7 @@ def _epochs(
   aggregate: str,
 ) -> tuple[TrainState, Metrics]:
   """What make_update's function does."""
-  row_sharding = NamedSharding(shardings.step.mesh, P('fsdp'))
+  row_sharding = NamedSharding(shardings.step.mesh, P(sharding.ROWS))
   num_updates = num_epochs * num_minibatches
   batch = rollout.tokens.shape[0]
 

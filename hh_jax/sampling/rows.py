@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from hh_jax import arrays, sharding
+from hh_jax import arrays, attention, sharding
 from hh_jax.model import Transformer
 from hh_jax.types import Array, Params, Samples
 
@@ -32,11 +32,12 @@ def column_positions(prompt_lengths: Array, prompt_width: int, total: int):
   return jnp.maximum(columns - offset, 0), columns >= offset
 
 
-def row_mask(prompt_lengths: Array, prompt_width: int, total: int) -> Array:
-  """Causal mask of left-padded rows, bool [B, S, S]; padding sees itself."""
+def row_mask(
+  prompt_lengths: Array, prompt_width: int, total: int
+) -> attention.Packed:
+  """Who sees whom in left-padded rows [B, S]."""
   _, is_real = column_positions(prompt_lengths, prompt_width, total)
-  causal = jnp.tril(jnp.ones((total, total), bool))[None]
-  return causal & (is_real[:, None, :] == is_real[:, :, None])
+  return attention.Packed(is_real.astype(jnp.int32))
 
 
 def row_keys(key: Array, ids: Array) -> Array:

@@ -95,6 +95,29 @@ def test_damage_of_other_items_does_not_matter(saved):
   assert integrity.damage(step, ('params', 'train')) is not None
 
 
+def test_each_process_sums_up_and_checks_its_own_files(tmp_path, monkeypatch):
+  names = [f'params/ocdbt.process_{i}/d/{x}' for i in (0, 1) for x in 'ab']
+  for name in [*names, 'params/d/c', 'train/ocdbt.process_1/d/e']:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(name)
+  read, digest = [], integrity._digest
+  monkeypatch.setattr(
+    integrity, '_digest', lambda p: read.append(p.name) or digest(p)
+  )
+  shares = []
+  for number in (0, 1):
+    integrity.seal_share(tmp_path, number)
+    shares.append(sorted(read))
+    read.clear()
+  integrity.seal(tmp_path)
+  assert (*shares, read) == (['a', 'b'], ['a', 'b', 'e'], ['c'])
+  assert [p.name for p in tmp_path.glob('*.json')] == [integrity.CHECKSUMS]
+  assert integrity.damage(tmp_path) is None
+  flip(tmp_path / names[0])
+  found = [integrity.damage(tmp_path, share=(i, 2)) for i in (0, 1)]
+  assert sorted(map(bool, found)) == [False, True]
+
+
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(saved, capfd):
   flip(max(files_of(saved / 'checkpoints' / '4'), key=os.path.getsize))
   state, host = resumed(saved)

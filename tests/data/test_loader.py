@@ -1,9 +1,13 @@
 import collections
+import itertools
+import time
 
+import grain
+import jax
 import numpy as np
 import pytest
 
-from hh_jax import types
+from hh_jax import sharding, types
 from hh_jax.data import loader
 
 
@@ -13,7 +17,7 @@ def rows(n):
 
 
 def take(iterator, n):
-  return [next(iterator).ids.tolist() for _ in range(n)]
+  return [np.asarray(next(iterator).ids).tolist() for _ in range(n)]
 
 
 def test_an_epoch_has_every_row_once_and_the_next_another_order():
@@ -56,6 +60,44 @@ def test_a_saved_iterator_goes_on_where_it_was():
   assert take(other, 5) == wanted
 
 
+def test_batches_are_those_of_grain():
+  dataset = grain.MapDataset.source(range(10)).seed(3).shuffle().repeat()
+  wanted = iter(dataset.batch(4).to_iter_dataset())
+  batches = loader.train_batches(rows(10), batch_size=4, seed=3)
+  assert take(batches, 9) == [next(wanted).tolist() for _ in range(9)]
+
+
+class Counting(list):
+  def __init__(self, numbers):
+    super().__init__(numbers)
+    self.asked = []
+
+  def __getitem__(self, i):
+    self.asked.append(i)
+    return super().__getitem__(i)
+
+
+def test_only_rows_that_a_device_wants_are_made():
+  numbers = Counting([7, 6, 5, 4, 3, 2, 1, 0])
+  batch = next(loader.Batches(rows(8), numbers, 8))
+  assert batch.tokens.shape == (8, 3) and not numbers.asked
+  assert batch.tokens[2:4, :1].tolist() == [[5], [4]]
+  assert batch.ids[2:4].tolist() == [5, 4] and numbers.asked == [2, 3]
+  mesh = sharding.make_mesh(fsdp=2, model=2)
+  placed = sharding.place(mesh, batch)
+  assert placed.ids.tolist() == list(numbers)
+  # on two devices each, three arrays; and none is looked for twice
+  assert sorted(numbers.asked) == sorted([2, 3, *range(8)])
+
+
+def test_mixed_batches_are_of_all_parts():
+  parts = [rows(4), jax.tree.map(lambda x: x + 100, rows(4))]
+  batches = loader.mixed_batches(parts, [1, 3], batch_size=8, seed=0)
+  seen = np.array(take(batches, 6))
+  assert ((seen >= 100).sum(axis=1) == 6).all()
+  assert set(seen.ravel()) == {*range(4), *range(100, 104)}
+
+
 def test_eval_batches_are_in_order_and_whole():
   batches = list(loader.eval_batches(rows(5), batch_size=4))
   assert [b.ids.tolist() for b in batches] == [[0, 1, 2, 3], [4, -1, -1, -1]]
@@ -71,3 +113,26 @@ def test_padded_rows_have_empty_masks():
 @pytest.mark.parametrize('n, multiple', [(4, 4), (4, 2)])
 def test_whole_batches_are_left_alone(n, multiple):
   assert loader.num_rows(loader.pad_rows(rows(n), multiple)) == n
+
+
+class Running:
+  """Stands for a result of a device."""
+
+  def __init__(self, is_ready):
+    self.is_ready = lambda: is_ready
+
+
+def slow(seconds):
+  for i in itertools.count():
+    time.sleep(seconds)
+    yield i
+
+
+def test_a_device_waits_only_for_batches_that_it_has_no_work_beside():
+  feed = loader.Feed(slow(0.05))
+  for running, waits in ((None, 1), (Running(True), 1), (Running(False), 0)):
+    _, share = feed.next({'loss': running})
+    assert (share > 0.9) if waits else (share == 0)
+  feed = loader.Feed(slow(0.01))
+  time.sleep(0.1)  # something else than batches
+  assert 0 < feed.next(None)[1] < 0.5

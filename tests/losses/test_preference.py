@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hh_jax import attention
 from hh_jax import model as model_lib
+from hh_jax.attention import cpu
 from hh_jax.data import examples, packing
 from hh_jax.errors import InputError
 from hh_jax.losses import preference
@@ -99,7 +99,7 @@ def long_pairs(row_length):
 def test_blocks_of_a_row_change_neither_scores_nor_gradients(
   network, by_blocks
 ):
-  row_length = 4 * attention.BLOCK
+  row_length = 4 * cpu.BLOCK
   rows = packing.pack_pairs(
     long_pairs(row_length), row_length=row_length, max_pairs=32
   )

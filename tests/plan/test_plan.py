@@ -88,6 +88,23 @@ def test_replies_are_spread_over_the_devices(ppo_plan):
   assert sample.outputs < 2 * 4 * (24 + 8 + 8 + 3) * 4
 
 
+@pytest.mark.slow
+def test_a_layout_for_decoding_is_a_phase_and_stays_beside_the_others(ppo_plan):
+  config = _ppo()
+  config.decode_params = 'gathered'
+  plan = plans.compiled(config, CPU, ASKED)
+  reshard, sample, *_ = plan.phases
+  assert [x.name for x in (reshard, sample)] == ['reshard', 'sample']
+  assert reshard.flops == 0 and reshard.mfu_bound is None
+  # of four shares three come from others, sent once and read in every step
+  (name,) = reshard.sent
+  assert 'all-gather' in name
+  split = ppo_plan.phases[0]
+  assert sum(sample.sent.values()) < 0.5 * sum(split.sent.values())
+  # what training keeps of the policy is no argument of the sampler then
+  assert sample.resident == split.resident + reshard.arguments
+
+
 def _chip(memory: float) -> chips.Topology:
   chip = chips.Chip(1e12, memory / 0.75, 1e9, 1e8)
   return chips.Topology('gpu:toyx4', 'gpu', 4, chip)
@@ -210,7 +227,9 @@ def test_the_command_prints_a_table_or_json(capsys):
   argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
   assert main_lib.main([*argv, '--json']) == 0
   found = json.loads(capsys.readouterr().out)
-  assert found['fits'] and found['mesh'] == {'fsdp': 4, 'model': 1}
+  assert found['fits']
+  one = {'data': 1, 'sequence': 1, 'model': 1}
+  assert found['mesh'] == one | {'fsdp': 4}
   assert found['hours'] is None
   assert main_lib.main(argv) == 0
   assert 'FLOPs, compiled' in capsys.readouterr().out

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from hh_jax import __main__ as main_lib
 
+TIMES = ('time', 'train/idle_share')  # in metrics.jsonl
 TINY = str(pathlib.Path(__file__).with_name('tiny.py'))
 
 
@@ -83,7 +84,7 @@ def tree_hash(path: pathlib.Path) -> dict[str, str]:
 def rows(path: pathlib.Path) -> list[dict[str, Any]]:
   """The objects of a JSONL file, less the times."""
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  return [{k: v for k, v in line.items() if k != 'time'} for line in lines]
+  return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
 def checkpoint(

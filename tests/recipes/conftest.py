@@ -10,6 +10,7 @@ import pathlib
 import pytest
 
 from tests.recipes import chain as chain_lib
+from tests.recipes import places
 
 
 @pytest.fixture(scope='session')
@@ -47,26 +48,46 @@ def chain(cache_dir, shared_dir) -> chain_lib.Chain:
   return chain_lib.Chain(path, done)
 
 
+@pytest.fixture(scope='session')
+def four(chain, cache_dir, shared_dir) -> places.Place:
+  """This process: what is beside the chain, and beginnings of other places."""
+  path = shared_dir / 'four'
+  return places.once(path, lambda: places.here(chain, path, cache_dir))
+
+
+@pytest.fixture(scope='session')
+def one(chain, four, cache_dir, shared_dir) -> places.Place:
+  """All recipes in a process with one device."""
+  path = shared_dir / 'one'
+  return places.once(
+    path,
+    lambda: places.elsewhere(
+      chain, four, path, processes=1, devices=1, cache=cache_dir
+    ),
+  )
+
+
+@pytest.fixture(scope='session')
+def pair(chain, one, cache_dir, shared_dir) -> places.Place:
+  """All recipes in two processes of two devices each."""
+  path = shared_dir / 'pair'
+  return places.once(
+    path,
+    lambda: places.elsewhere(
+      chain, one, path, processes=2, devices=2, cache=cache_dir
+    ),
+  )
+
+
 @pytest.fixture
 def run_stage(chain, tmp_path) -> Callable[..., chain_lib.Done]:
   """Runs one stage on the chain's runs, in tmp_path/STAGE; flags override."""
-  links = {
-    'tokenizer': (),
-    'pretrain': ('tokenizer',),
-    'pmp': ('tokenizer', 'init_from=pretrain'),
-    'pm': ('tokenizer', 'init_from=pretrain'),
-    'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
-    'best_of_n': ('tokenizer', 'run=pretrain', 'pm', 'heldout_pm'),
-    'distill': ('tokenizer', 'init_from=pretrain', 'teacher=pretrain'),
-    'sft': ('tokenizer', 'init_from=pretrain'),
-    'prompts': ('tokenizer', 'init_from=pretrain'),
-  }
 
   def run(stage: str, *flags: object) -> chain_lib.Done:
     where = f'--workdir={tmp_path / stage}'
     recipe = stage.removesuffix('_hh')
     return chain_lib.run(
-      recipe, where, *chain.links(*links[recipe]), *flags, size=stage
+      recipe, where, *chain.links(*places.LINKS[recipe]), *flags, size=stage
     )
 
   return run

@@ -1,52 +1,78 @@
-"""Two processes of two devices each do what one process of four does."""
+"""One device, and two processes of two devices, do what four devices do."""
 
+from collections.abc import Iterator
+import gzip
+import json
 import math
 import pathlib
+from typing import Any
 
 import pytest
 
 from tests import two_processes
 from tests.recipes import chain as chain_lib
+from tests.recipes import places
 
-LINKS = {
-  'pretrain': ('tokenizer',),
-  'pm': ('tokenizer', 'init_from=pretrain'),
-  'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
-}
-# XLA's CPU runtime starts collectives in one order, but not those inside loops
-# that do not depend on each other: layers of policy, value and PM in scans.
-FLAGS = {
-  'ppo': ('--config.model.scan_unroll=2', '--config.pm_model.scan_unroll=2')
-}
 # Sums of float32 in another order; of three PPO iterations at a large rate.
 TOLERANCE = {'rel_tol': 2e-4, 'abs_tol': 2e-5}
 
 
-def arguments(stage: str, workdir: pathlib.Path, *flags: str) -> list[str]:
-  config = f'--config={chain_lib.TINY}:{stage}'
-  return ['-m', 'hh_jax', stage, config, f'--workdir={workdir}', *flags]
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', (*places.IN_CHAIN, *places.ALONE))
+@pytest.mark.parametrize('place', ['one', 'pair'])
+def test_a_run_is_what_it_is_on_four_devices(request, chain, place, recipe):
+  if (place, recipe) == ('pair', 'sample'):
+    pytest.skip('test_process_0_alone_prints')
+  there = chain.path
+  if recipe in places.ALONE:
+    there = request.getfixturevalue('four').path
+  here = request.getfixturevalue(place).run(recipe)
+  assert_like(here, there / recipe)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('stage', LINKS)
-def test_two_processes_write_what_one_does(chain, tmp_path, stage):
-  command = arguments(
-    *(stage, tmp_path / stage),
-    *chain.links(*LINKS[stage]),
-    *FLAGS.get(stage, ()),
-  )
-  with two_processes.Processes(command, command) as processes:
-    (code, out, errors), (other_code, other_out, other_errors) = (
-      processes.ended()
-    )
-  assert (code, out) == (other_code, other_out) == (0, ''), errors
-  assert errors and not other_errors  # process 0 alone displays
-  here, there = tmp_path / stage, chain.path / stage
-  assert files(here) == files(there)
-  lines = [chain_lib.rows(run / 'metrics.jsonl') for run in (here, there)]
-  assert len(lines[0]) == len(lines[1])
-  for line, expected in zip(*lines, strict=True):
-    assert_close(line, expected)
+@pytest.mark.parametrize('recipe', places.RESUMED)
+def test_a_run_goes_on_on_other_devices(chain, four, one, pair, recipe):
+  """Begun on four, then on one; ended by two processes."""
+  name = f'{recipe}_resumed'
+  said = [d[name].code for place in (four, one, pair) for d in place.said]
+  assert said == [143, 143, 0, 0]
+  assert_like(pair.path / name, chain.path / recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', places.RESUMED)
+def test_a_model_split_over_two_processes(chain, pair, recipe):
+  assert_like(pair.run(f'{recipe}_split'), chain.path / recipe)
+
+
+def assert_like(run: pathlib.Path, other: pathlib.Path) -> None:
+  """The same files, texts and, but for rounding, numbers."""
+  assert files(run) == files(other)
+  compared = 0
+  for path in sorted(other.iterdir()):
+    if path.name in SAME:
+      compared += 1
+      assert_close(read(run / path.name), read(path), path.name)
+  assert compared
+
+
+SAME = (
+  'metrics.jsonl',
+  'summary.json',
+  'samples.jsonl',
+  'eval.jsonl',
+  'data_report.json',
+  'attempts.jsonl',
+  'prompts.jsonl.gz',
+)
+
+
+def read(path: pathlib.Path) -> list[Any]:
+  data = path.read_bytes()
+  text = (gzip.decompress(data) if path.suffix == '.gz' else data).decode()
+  lines = text.splitlines() if 'jsonl' in path.name else [text]
+  return [json.loads(line) for line in lines]
 
 
 def files(run: pathlib.Path) -> list[str]:
@@ -54,14 +80,47 @@ def files(run: pathlib.Path) -> list[str]:
   return sorted(p.name for p in [*run.iterdir(), *run.glob('checkpoints/*')])
 
 
-def assert_close(line: dict, expected: dict) -> None:
-  assert line.keys() == expected.keys()
+def assert_close(found: Any, expected: Any, name: str) -> None:
+  found, expected = dict(leaves(found)), dict(leaves(expected))
+  assert found.keys() == expected.keys(), name
   off = {
-    name: (line[name], value)
-    for name, value in expected.items()
-    if not math.isclose(line[name], value, **TOLERANCE)
+    where: (found[where], value)
+    for where, value in expected.items()
+    if not is_close(found[where], value)
   }
-  assert not off, (line['step'], off)
+  assert not off, (name, off)
+
+
+def leaves(value: Any, where: str = '') -> Iterator[tuple[str, Any]]:
+  """Numbers and texts in nested JSON, without times."""
+  if isinstance(value, dict | list):
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in pairs:
+      if key not in chain_lib.TIMES:
+        yield from leaves(part, f'{where}/{key}')
+  else:
+    yield where, value
+
+
+def is_close(found: Any, expected: Any) -> bool:
+  if isinstance(expected, float) and isinstance(found, float):
+    return math.isclose(found, expected, **TOLERANCE)
+  return found == expected
+
+
+@pytest.mark.slow
+def test_process_0_alone_prints(chain, four, tmp_path):
+  command = places.argv(chain, 'sample', tmp_path / 'sample')
+  command = ['-m', 'hh_jax', *command]
+  with two_processes.Processes(command, command) as processes:
+    (code, out, errors), other = processes.ended()
+  assert (code, out) == (0, four.said[0]['sample'].out), errors
+  assert out and other == (0, '', '')
+
+
+def arguments(stage: str, workdir: pathlib.Path, *flags: str) -> list[str]:
+  config = f'--config={chain_lib.TINY}:{stage}'
+  return ['-m', 'hh_jax', stage, config, f'--workdir={workdir}', *flags]
 
 
 def test_a_wrong_option_of_one_process_is_named_by_both(chain, tmp_path):

@@ -9,13 +9,11 @@ import sys
 import pytest
 
 from hh_jax import metrics as metrics_lib
+from tests import two_processes
 from tests.recipes import chain as chain_lib
+from tests.recipes import places
 
 ROOT = pathlib.Path(__file__).parents[2]
-LINKS = {
-  'pm': ('tokenizer', 'init_from=pretrain'),
-  'ppo': ('tokenizer', 'init_from=pretrain', 'pm', 'heldout_pm'),
-}
 
 
 def start(chain, cache_dir, workdir, death, *flags) -> subprocess.Popen:
@@ -31,7 +29,7 @@ def start(chain, cache_dir, workdir, death, *flags) -> subprocess.Popen:
   config = f'--config={chain_lib.TINY}:{stage}'
   return subprocess.Popen(
     [sys.executable, '-m', 'tests.recipes.dying', death, stage, config,
-     f'--workdir={workdir}', *chain.links(*LINKS[stage]), *flags],
+     f'--workdir={workdir}', *chain.links(*places.LINKS[stage]), *flags],
     cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     text=True,
   )  # fmt: skip
@@ -68,6 +66,36 @@ def test_kill_9_at_any_moment(chain, cache_dir, tmp_path, stage, deaths):
   _, err = process.communicate(timeout=120)
   assert process.returncode == 0, err
   assert_ends_alike(workdir, chain.path / stage)
+
+
+# Where process 0 and process 1 die; '' does not by itself.
+BOTH_DIE, ONE_DIES = ('log:5', 'log:5'), ('', 'log:3')
+SAVING, LEARNING = ('seal:1', ''), ('', 'phase:8')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('stage', 'deaths'),
+  [('pm', (BOTH_DIE, SAVING, ONE_DIES)), ('ppo', (LEARNING,))],
+)
+def test_kill_9_of_two_processes(chain, pair, tmp_path, stage, deaths):
+  """What is left of them ends as well; both go on as if nothing had been."""
+  command = places.argv(chain, stage, tmp_path / stage)
+  for points in (*deaths, ('', '')):
+    commands = [['-m', 'tests.recipes.dying', p, *command] for p in points]
+    with two_processes.Processes(
+      *commands, flags=('--heartbeat_timeout=5',)
+    ) as processes:
+      ended = processes.ended()
+    for point, (code, _, errors) in zip(points, ended, strict=True):
+      if point:
+        assert code == -signal.SIGKILL, (points, errors)
+      elif any(points):
+        assert code not in (0, -signal.SIGKILL), points
+        assert 'heartbeats' in errors or 'leader' in errors, errors
+      else:
+        assert code == 0, errors
+  assert_ends_alike(tmp_path / stage, pair.run(stage))
 
 
 @pytest.mark.parametrize(

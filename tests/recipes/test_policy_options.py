@@ -235,6 +235,24 @@ def test_every_phase_says_how_long_it_took_and_what_it_needs(adapting):
     assert rows[0][f'{phase}/temp_bytes'] > 0
 
 
+def test_the_layout_for_decoding_changes_no_reply(chain, run_stage, tmp_path):
+  """Made once an iteration, and once an evaluation."""
+  options = flags('decode_params=gathered', 'num_iterations=1')
+  assert run_stage('ppo', *options).code == 0
+  (row,) = chain_lib.rows(tmp_path / 'ppo' / policy_watch.PHASES)
+  (split, *_) = chain_lib.rows(chain.path / 'ppo' / policy_watch.PHASES)
+  assert row['reshard/seconds'] > 0 and 'reshard/seconds' not in split
+  # whole on each of four devices
+  arguments = row['reshard/argument_bytes']
+  assert 3 * arguments < row['reshard/output_bytes'] < 4.5 * arguments
+  assert row['sample/argument_bytes'] > 2 * split['sample/argument_bytes']
+  for name in ('rollout/length', 'rollout/pm_score', 'eval/kl'):
+    found, wanted = (
+      lines(path, name)[0] for path in (tmp_path / 'ppo', chain.path / 'ppo')
+    )
+    assert found[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5)
+
+
 def test_one_minibatch_learns_from_the_pass_that_scored(
   run_stage, tmp_path, monkeypatch
 ):

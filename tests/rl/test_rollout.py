@@ -120,10 +120,19 @@ def test_one_device_and_four_sample_the_same(collected):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_gathered_parameters_sample_the_same(collected):
-  gathers = rollout_lib.make_sample(NETS, num_samples=1, gathers_params=True)
+def test_the_layout_for_decoding_samples_the_same(collected):
   mesh = sharding.make_mesh(fsdp=2, model=2)
-  rollout, _ = collect_on(mesh, sample=gathers)
+  layout = jax.tree.map(lambda x: x.sharding, parameters(mesh)['policy'])
+  reshard = rollout_lib.make_reshard(NETS, layout)
+
+  def sample(policy, *args):
+    policy = reshard(policy)
+    table = policy['embedding']
+    half = (table.shape[0] // 2, table.shape[1])  # of 'model' alone
+    assert {s.data.shape for s in table.addressable_shards} == {half}
+    return SAMPLE(policy, *args)
+
+  rollout, _ = collect_on(mesh, sample=sample)
   np.testing.assert_array_equal(rollout.tokens, collected[0].tokens)
 
 

@@ -1,0 +1,97 @@
+"""Which tokens see which, and one attention function for every platform.
+
+Axis letters: B batch, T query time, S key time, H heads, K head dim.
+"""
+
+import jax
+
+from hh_jax import sharding
+from hh_jax.arrays import Columns
+from hh_jax.attention import cpu, cudnn, splash, xla
+from hh_jax.attention.masks import Mask, Packed, of_columns
+from hh_jax.attention.xla import attend_one
+from hh_jax.errors import InputError
+from hh_jax.types import Array
+
+__all__ = [
+  'CPU', 'IMPLEMENTATIONS', 'Mask', 'Packed', 'attend', 'attend_one',
+  'resolve', 'shared',
+]  # fmt: skip
+
+CPU = ('cpu', 'cpu_blocks')
+IMPLEMENTATIONS = ('xla', *CPU, 'cudnn', 'splash')
+# Fewer queries than this are not worth a kernel's block: XLA's form serves.
+FEWEST = 128
+
+
+def resolve(name: str, like: Array, *, dtype: str, head_dim: int) -> str:
+  """The implementation of config.model.attention for the devices of `like`.
+
+  'auto' is the fastest of the platform. Raises InputError where the devices
+  cannot run what is named.
+  """
+  mesh = sharding.mesh_of(like)
+  platform, devices, sequence = jax.default_backend(), 1, 1
+  if not mesh.empty:
+    platform = mesh.abstract_device.platform
+    devices, sequence = mesh.size, mesh.shape['sequence']
+  if name == 'cudnn' and platform != 'gpu':
+    raise InputError(f"attention 'cudnn' needs NVIDIA GPUs, not {platform}")
+  if name == 'splash' and platform == 'gpu':
+    raise InputError("attention 'splash' needs TPUs, not gpu")
+  if name != 'auto':
+    return name
+  if platform == 'tpu':
+    return 'splash'
+  if platform == 'gpu':
+    return 'cudnn' if cudnn.can_run(dtype, head_dim) else 'xla'
+  if sequence > 1:  # the CPU's products want flat tokens, of whole rows
+    return 'xla'
+  # blocks of a row that several devices share would be gathered to each
+  return 'cpu_blocks' if devices == 1 else 'cpu'
+
+
+def shared(mask: Mask, like: Array, *, impl: str) -> Mask:
+  """The form of the mask that all layers share: made once, outside of them.
+
+  Only splash goes without a dense one.
+  """
+  if isinstance(mask, Packed) and impl != 'splash':
+    mask = sharding.split(mask.dense(), sharding.ROWS, 'sequence', like=like)
+  return mask
+
+
+def attend(
+  q: Array,
+  k: Array,
+  v: Array,
+  mask: Mask,
+  columns: Columns | None = None,
+  *,
+  impl: str,
+) -> Array:
+  """Softmax attention: q [B, T, H, K], k and v [B, S, H, K] -> [B, T, H, K].
+
+  `mask` is of whole rows, [B, S, S] where dense; with columns q has the queries
+  of these T alone. Scores and softmax are float32 whatever the inputs' dtype.
+  What a kernel does not take XLA's form computes, the same numbers in more
+  memory: fewer than FEWEST queries, and for splash columns that each row has
+  for itself, or a dense mask; for cuDNN odd lengths.
+  """
+  q = sharding.split(q, sharding.ROWS, 'sequence', 'model')
+  k, v = (sharding.split(x, sharding.ROWS, None, 'model') for x in (k, v))
+  is_slice = columns is None or isinstance(columns, slice)
+  is_large = q.shape[1] >= FEWEST
+  if impl == 'splash' and is_large and is_slice and isinstance(mask, Packed):
+    start = 0 if columns is None else columns.indices(k.shape[1])[0]
+    return splash.attend(q, k, v, mask, start)
+  if impl not in IMPLEMENTATIONS:
+    raise ValueError(f'attention {impl!r} is none of {IMPLEMENTATIONS}')
+  dense = of_columns(mask, columns)
+  if impl == 'cudnn' and is_large and not any(n % 2 for n in dense.shape[1:]):
+    return cudnn.attend(q, k, v, dense)
+  if impl == 'cpu_blocks' and cpu.has_blocks(dense):
+    return cpu.attend_blocks(q, k, v, dense)
+  if impl in CPU:
+    return cpu.attend_dense(q, k, v, dense)
+  return xla.attend(q, k, v, dense)
