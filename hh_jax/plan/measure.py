@@ -61,10 +61,13 @@ class Measured:
 
   @property
   def mfu_bound(self) -> float | None:
-    """The most of the chip's peak that useful FLOPs can be."""
+    """The most of the chip's peak that useful FLOPs can be.
+
+    Where a kernel leaves out what a mask hides, no more than it computes.
+    """
     if not self.time or not self.flops:  # or no products at all
       return None
-    useful = self.model_flops / self.flops * self.seconds['flops']
+    useful = min(self.model_flops / self.flops, 1.0) * self.seconds['flops']
     return useful / self.time
 
 

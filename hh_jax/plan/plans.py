@@ -173,8 +173,8 @@ def models(config: Config) -> list[str]:
 
 
 def _attention(config: Config, topology: chips.Topology) -> Flags:
-  """What 'auto' is on the chips, which are not those of this process."""
-  if topology.kind == 'cpu':
+  """What 'auto' is for GPUs that CPUs stand in for: no kernel of CPUs."""
+  if topology.kind != 'gpu' or jax.default_backend() != 'cpu':
     return {}
   return {
     f'{name}.attention': 'xla'
