@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   names = dict.fromkeys(name.rpartition('/')[0] for name in least)
   return {
     'benchmark': 'hh_jax_compile_time',
-    'args': vars(args),
+    'args': {k: v for k, v in vars(args).items() if k != 'out'},
     'jax': jax.__version__,
     'python': platform.python_version(),
     'platform': jax.default_backend(),

@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from configs import pm
 from hh_jax import model as model_lib
-from hh_jax import sharding, train
+from hh_jax import sharding, train, workdir
+from hh_jax.checkpoints import native
 from hh_jax.data import loader, packing
 from hh_jax.errors import InputError
 from hh_jax.losses import language_model
@@ -246,6 +248,37 @@ def test_moments_in_bfloat16_are_half_of_the_bytes_and_as_good():
   assert short[:2] == plain[:2] and short != plain
   assert plain[-1] < 0.9 * plain[0]
   assert short[-1] == pytest.approx(plain[-1], rel=0.01)
+
+
+def test_a_run_with_bfloat16_moments_goes_on_bitwise(tmp_path):
+  mesh, tx = sharding.make_mesh(), optimizer(moments_dtype='bfloat16')
+  loss_fn = language_model.language_model_loss(MODEL, chunk=16)
+  start, shardings = train.init_state(MODEL.init, tx, jax.random.key(0), mesh)
+  step = train.make_train_step(loss_fn, tx, shardings)
+  checkpoints = native.Checkpoints(tmp_path)
+  state, given = start, list(batches(4))
+  for i, batch in enumerate(given):
+    state, _ = step(state, sharding.place(mesh, batch))
+    if i == 1:
+      checkpoints.save(state, {})
+  checkpoints.close()
+  fresh, _ = train.init_state(MODEL.init, tx, jax.random.key(1), mesh)
+  other, _ = native.Checkpoints(tmp_path).restore(fresh)
+  for batch in given[2:]:
+    other, _ = step(other, sharding.place(mesh, batch))
+  for a, b in zip(*map(jax.tree.leaves, (state, other)), strict=True):
+    assert a.dtype == b.dtype
+    if a.ndim:
+      np.testing.assert_array_equal(*jax.device_get((a, b)))
+
+
+def test_a_run_does_not_go_on_with_other_moments(tmp_path):
+  config = pm.get_config('tiny').to_dict()
+  workdir.open_run(tmp_path, config, 'pm')
+  config['optimizer']['moments_dtype'] = 'bfloat16'
+  with pytest.raises(InputError, match='moments_dtype') as error:
+    workdir.open_run(tmp_path, config, 'pm')
+  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('beta', [0.95, 0.98])

@@ -38,6 +38,14 @@ TPUS = ('v5e', 'v5p', 'v6e')
 GPUS = ('h100', 'h200')
 # Axes of a slice; its links form a torus of as many.
 _AXES = {'v5e': 2, 'v5p': 3, 'v6e': 2}
+# No chip is used: no machine of the cloud is asked about chips, of which the
+# compiler would warn, and several processes may compile at a time.
+_NO_CLOUD = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5p-8',
+}
 KNOWN = 'v5e:4x4, v5p:4x8x8, v6e:4x4 and the like, gpu:h200x8, cpu, cpu:4'
 
 
@@ -66,6 +74,8 @@ class Topology:
       return None
     from jax.experimental import topologies
 
+    for name, value in _NO_CLOUD.items():
+      os.environ.setdefault(name, value)
     try:
       slice_ = topologies.get_topology_desc(
         platform='tpu', topology_name=self.name

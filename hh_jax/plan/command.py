@@ -17,11 +17,6 @@ import ml_collections
 
 from hh_jax.errors import InputError
 
-_NO_CLOUD = {
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_ACCELERATOR_TYPE': 'v5p-8',
-}
 VOCAB = 2**16  # where --vocab names none: configs/tokenizer.py:64k
 
 
@@ -81,10 +76,6 @@ def _start_jax(topology: Any) -> None:
   num_gpus = len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))
   if topology.kind != 'gpu' or num_gpus != topology.num_chips:
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  # no machine of the cloud: there is nothing to ask about chips, and the
-  # compiler would warn of it
-  for name, value in _NO_CLOUD.items():
-    os.environ.setdefault(name, value)
   import jax
 
   if jax.config.jax_num_cpu_devices != topology.num_chips:

@@ -17,6 +17,8 @@ _FREE = (
   'replica-id', 'async-start', 'async-done', 'async-update', 'iota',
 )  # fmt: skip
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+# Products of each of splash attention's kernels: of scores, outputs, gradients.
+_SPLASH = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
 
 
 @dataclasses.dataclass
@@ -99,7 +101,19 @@ def _product_flops(op: hlo.Operation, computation: hlo.Computation) -> float:
     return 2.0 * math.prod(op.shapes[0].dims) * math.prod(summed)
   if op.code == 'convolution':
     return _convolution_flops(op, computation)
+  for kernel, num in _SPLASH.items():
+    if op.code == 'custom-call' and op.name.startswith(kernel):
+      return num * _causal_flops(op, computation)
   return 0.0
+
+
+def _causal_flops(op: hlo.Operation, computation: hlo.Computation) -> float:
+  """Of one product of queries [..., T, K] and keys [..., S, K], after a mask.
+
+  Half of all: a kernel skips blocks that no query sees, and does some more.
+  """
+  query, key = (computation[name].shapes[0].dims for name in op.operands[2:4])
+  return math.prod(query) * key[-2]
 
 
 def _window(window: str, name: str, num: int) -> list[int]:

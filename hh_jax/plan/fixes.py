@@ -25,6 +25,7 @@ def plan(
   config: Config, topology: chips.Topology, asked: Asked, *, fix: bool
 ) -> Plan:
   """The plan; with `fix`, where it does not fit, also the first that does."""
+  topology.devices()  # what is wrong with it no change of the config mends
   try:
     first = plans.compiled(config, topology, asked)
   except InputError as e:

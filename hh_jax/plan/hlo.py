@@ -113,6 +113,8 @@ def _operation(line: str) -> Operation | None:
 def parse(text: str) -> Program:
   """The program of `compiled.as_text()`."""
   computations, entry, current = {}, '', None
+  # what a kernel says of itself is on lines of its own
+  text = re.sub(r'\{\n(".*)\n\}', r'{\1}', text)
   for line in text.splitlines():
     if match := _HEAD.match(line):
       current = computations.setdefault(match.group(2), {})

@@ -46,6 +46,11 @@ class Measured:
     return self.peak is not None and self.peak <= self.memory
 
   @property
+  def might_fit(self) -> bool:
+    """Whether it would without any temporaries."""
+    return self.memory is None or self.arguments + self.resident <= self.memory
+
+  @property
   def bound(self) -> str | None:
     """What takes longest."""
     return max(self.seconds, key=self.seconds.get) if self.seconds else None
@@ -56,10 +61,13 @@ class Measured:
 
   @property
   def mfu_bound(self) -> float | None:
-    """The most of the chip's peak that useful FLOPs can be."""
+    """The most of the chip's peak that useful FLOPs can be.
+
+    Where a kernel leaves out what a mask hides, no more than it computes.
+    """
     if not self.time or not self.flops:  # or no products at all
       return None
-    useful = self.model_flops / self.flops * self.seconds['flops']
+    useful = min(self.model_flops / self.flops, 1.0) * self.seconds['flops']
     return useful / self.time
 
 
@@ -101,10 +109,11 @@ def phase(
 ) -> Measured:
   """Compiles one phase; its results go to `seen`, for those after it.
 
-  What does not fit as QUICK compiles it is compiled again as a run would.
+  What does not fit as QUICK compiles it is compiled again as a run would,
+  unless what is there before it is too much.
   """
   found = _compile(of, topology, seen, quick=quick)
-  if quick and not found.fits:
+  if found.is_quick and not found.fits and found.might_fit:
     found = _compile(of, topology, seen, quick=False)
   return found
 

@@ -112,10 +112,9 @@ def compiled(
   """One config; unless `whole`, no further than to what does not fit."""
   recipe = phases_lib.recipe_of(config)
   config = changed(config, _attention(config, topology))
+  devices = topology.devices()
   try:
-    mesh = sharding.make_mesh(
-      **config.mesh.to_dict(), devices=topology.devices()
-    )
+    mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
   except ValueError as e:
     raise InputError(f'config.mesh: {e}') from e
   phases = phases_lib.make(
@@ -174,8 +173,8 @@ def models(config: Config) -> list[str]:
 
 
 def _attention(config: Config, topology: chips.Topology) -> Flags:
-  """What 'auto' is on the chips, which are not those of this process."""
-  if topology.kind == 'cpu':
+  """What 'auto' is for GPUs that CPUs stand in for: no kernel of CPUs."""
+  if topology.kind != 'gpu' or jax.default_backend() != 'cpu':
     return {}
   return {
     f'{name}.attention': 'xla'

@@ -1,11 +1,14 @@
 """A plan as text, and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
+import textwrap
 from typing import Any
 
 from hh_jax.plan.measure import Measured
 from hh_jax.plan.plans import Plan
+
+WIDTH = 100  # of what is printed
 
 
 def size(value: float | None) -> str:
@@ -56,12 +59,22 @@ def grid(rows: list[list[str]]) -> list[str]:
   ]
 
 
+def _count(value: float) -> str:
+  unit, scale = ('B', 1e9) if value >= 1e9 else ('M', 1e6)
+  return f'{value / scale:.3g}{unit}'
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+  how = dict(subsequent_indent='  ', break_on_hyphens=False)
+  return [textwrap.fill(line, WIDTH, **how) for line in lines]
+
+
 def _title(of: Plan) -> str:
   mesh = ' x '.join(f'{name} {size}' for name, size in of.mesh.items())
   return (
     f'{of.recipe} on {of.topology.name}, {of.topology.num_chips} chips'
-    f'{mesh and ": mesh "}{mesh}; {of.num_params:.3g} parameters a network, '
-    f'vocabulary {of.vocab_size}'
+    f'{mesh and ": mesh "}{mesh}; {_count(of.num_params)} parameters a network,'
+    f' vocabulary {of.vocab_size}'
   )
 
 
@@ -69,20 +82,41 @@ def flags(changes: dict[str, Any]) -> str:
   return ' '.join(f'--config.{key}={value}' for key, value in changes.items())
 
 
-def _verdict(of: Plan) -> list[str]:
-  lines = []
+def _hours(of: Plan) -> list[str]:
   if of.hours is not None:
-    lines.append(
+    return [
       f'at least {of.hours:.3g} hours, {of.chip_hours:.3g} chip-hours, for '
       f'{of.phases[0].calls} calls of each phase, without evaluations'
-    )
-  elif all(x.calls is None for x in of.phases):
-    lines.append('hours: the data decide how many steps there are: --steps=N')
+    ]
+  if of.phases and all(x.calls is None for x in of.phases):
+    return ['hours: the data decide how many steps there are: --steps=N']
+  return []
+
+
+def _remarks(of: Plan) -> list[str]:
+  """What the numbers come to, how sure they are, and what would fit."""
+  lines = _hours(of)
   if any(x.open_loops for x in of.phases):
     lines.append('of loops that data end, all steps count: replies are full')
-  for x in of.phases:
-    if not x.fits:
-      lines.append(f'{x.name} does not fit: {size(x.peak)} of {size(x.memory)}')
+  lines += [
+    f'{x.name} does not fit: {size(x.peak)} of {size(x.memory)}'
+    for x in of.phases
+    if not x.fits
+  ]
+  if of.is_estimate:
+    lines.append(
+      'an estimate: compiled for CPUs, as there are no such GPUs here; '
+      'arguments and collectives are the same, temporaries are not'
+    )
+  if any(x.is_quick for x in of.phases):
+    lines.append('--quick: more temporaries and memory traffic than a run has')
+  lines += [*of.advice, *(f'tried: {flags(changes)}' for changes in of.tried)]
+  if of.fixed is None and not of.fits:
+    lines.append(
+      'none of these fits: take more chips, or smaller batches'
+      if of.tried
+      else '--fix compiles changes of the config until one fits'
+    )
   return lines
 
 
@@ -93,21 +127,10 @@ def render(of: Plan) -> str:
   names = list(dict.fromkeys(name for cells in columns for name in cells))
   rows = [['a chip and call', *(x.name for x in of.phases)]]
   rows += [[name, *(c.get(name, '-') for c in columns)] for name in names]
-  lines = [_title(of)]
-  lines += [of.refused] if of.refused else [*grid(rows), *_verdict(of)]
-  if of.is_estimate:
-    lines.append(
-      'an estimate: compiled for CPUs, as there are no such GPUs here; '
-      'arguments and collectives are the same, temporaries are not'
-    )
-  lines += of.advice
-  lines += [f'tried: {flags(changes)}' for changes in of.tried]
+  body = _wrapped([of.refused]) if of.refused else grid(rows)
+  lines = [*_wrapped([_title(of)]), *body, *_wrapped(_remarks(of))]
   if of.fixed is not None:
-    lines += ['', f'fits with {flags(of.fix)}', render(of.fixed)]
-  elif not of.fits and not of.tried:
-    lines.append('--fix compiles changes of the config until one fits')
-  elif of.tried:
-    lines.append('none of these fits: take more chips, or smaller batches')
+    lines += ['', *_wrapped([f'fits with {flags(of.fix)}']), render(of.fixed)]
   return '\n'.join(lines)
 
 
@@ -165,8 +188,8 @@ def of_rows(rows: Sequence[dict[str, Any]], *, markdown: bool = False) -> str:
     return '\n'.join(
       text + [f'- {n} fits with `{of}`' for of, n in notes.items()]
     )
-  notes_ = [f'{n} fits with {of}' for of, n in notes.items()]
-  return '\n'.join(grid(lines) + notes_)
+  below = _wrapped(f'{n} fits with {of}' for of, n in notes.items())
+  return '\n'.join([*grid(lines), *below])
 
 
 COLUMNS = [

@@ -142,6 +142,21 @@ def test_bytes_that_leave_a_chip(code, result, groups, sent):
   assert found.collectives == {code: sent}
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'num'),
+  [('fwd_segmented_residuals', 2), ('dq_no_residuals', 3), ('dkv_x', 4)],
+)
+def test_kernels_of_attention_do_half_of_a_causal_product(kernel, num):
+  table, q, k = 's8[1,2,2]', 'bf16[4,1024,128]', 'bf16[4,2048,128]'
+  found = _one(
+    f'  ROOT %splash_mha_{kernel}.3 = {q} custom-call(%x.0, %x.1, %x.2, %x.3), '
+    'custom_call_target="tpu_custom_call", frontend_attributes={metadata={\n'
+    '"block": "8"\n}}, metadata={}',
+    *(table, table, q, k),
+  )
+  assert found.flops == num * 2 * 4 * 1024 * 2048 * 128 / 2
+
+
 def test_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match='no ENTRY'):
     hlo.parse('HloModule nothing')

@@ -185,6 +185,29 @@ def test_a_mesh_that_the_recipe_refuses_is_where_a_fix_begins(monkeypatch):
   }
 
 
+@pytest.mark.parametrize(
+  ('peaks', 'arguments', 'compiled'),
+  [
+    ((90, 0), 50, [True]),  # it fits
+    ((110, 90), 50, [True, False]),  # as a run it might, and does
+    ((110, 0), 101, [True]),  # nothing helps
+  ],
+)
+def test_what_does_not_fit_quickly_is_compiled_as_a_run_is(
+  peaks, arguments, compiled, monkeypatch
+):
+  def compile_phase(of, topology, seen, *, quick):
+    seen.append(quick)
+    return dataclasses.replace(
+      MEASURED, is_quick=quick, peak=peaks[not quick], arguments=arguments
+    )
+
+  monkeypatch.setattr(measure, '_compile', compile_phase)
+  seen = []
+  found = measure.phase(None, CPU, seen, quick=True)
+  assert seen == compiled and found.is_quick == compiled[-1]
+
+
 @pytest.mark.slow
 def test_a_fix_is_compiled():
   config = _pm()

@@ -10,7 +10,7 @@ import pytest
 
 from hh_jax import cli
 from hh_jax.errors import InputError
-from hh_jax.plan import cells, command, sweep, weak
+from hh_jax.plan import cells, command, page, sweep, weak
 from tests.conftest import REPO
 
 SMALL = 'batch_size=8 row_length=32 max_pairs=2'
@@ -135,6 +135,42 @@ def test_the_law_of_weak_scaling():
   assert worse[-1].off == pytest.approx(exact[2].of('links') / 6 - 1)
   with pytest.raises(ValueError, match='too few'):
     weak.points(exact[:2], ())
+
+
+def _row(chips, *, links, cell='configs/pm.py:52B v5p:4x4x4'):
+  phase = {
+    'name': 'train', 'calls': 3, 'is_quick': True, 'memory': 95 * 2**30,
+    'arguments': 2**30, 'temporaries': 2**31, 'peak': 3 * 2**30,
+    'seconds': {'flops': 1.0, 'memory': 2.0, 'links': links},
+  }  # fmt: skip
+  of = plan(cells.Cell(cell, cell, 'v5p:4x4x4', {}, (), ''))
+  of |= {
+    'chips': chips, 'mesh': {'fsdp': chips // 4, 'model': 4}, 'seconds': 2.0,
+    'fullest': 'train', 'peak': 3 * 2**30, 'phases': [phase], 'vocab_size': 512,
+  }  # fmt: skip
+  return {
+    'cell': cell, 'plan': of, 'versions': {'jax': '1'}, 'code': 'abc',
+  }  # fmt: skip
+
+
+def test_the_page_says_what_was_compiled_and_what_follows_the_law():
+  rows = [_row(n, links=3 - 12 / n) for n in (64, 128, 256)]
+  fix = {'optimizer.moments_dtype': 'bfloat16'}
+  small = _row(64, links=1.0)
+  small['plan'] |= {'fits': False, 'fix': fix, 'fixed': rows[0]['plan']}
+  saving = [rows[0], _row(64, links=1.0, cell=f'{rows[0]["cell"]} slots=64')]
+  found = {'cells': [*rows, small], 'saving': saving, 'weak_pm': rows}
+  text = page.render(found, beyond=[4096], command='python -m x')
+  lines = text.splitlines()
+  assert (
+    '| 256 | 64 | 1 | 2 | 2.95 | +0.0% | 2.95 | 95% | 4.95 | 97% |' in lines
+  )
+  assert '| 4096 | 1024 | 1 | 2 | 3 |  | 3 | 94% | 5 | 96% |' in lines
+  assert '- *1 fits with `--config.optimizer.moments_dtype=bfloat16`' in lines
+  assert '| `slots=64` | 1.00 GiB | 2.00 GiB | 3.00 GiB | 2 |' in lines
+  assert '`--quick`' in text and 'Sources of the package: abc.' in text
+  widths = [line.count('|') for line in lines if line.startswith('| pm')]
+  assert set(widths) == {12}
 
 
 @pytest.mark.slow
