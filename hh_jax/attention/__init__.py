@@ -78,8 +78,9 @@ def attend(
   memory: fewer than FEWEST queries, and for splash columns that each row has
   for itself, or a dense mask; for cuDNN odd lengths.
   """
-  q = sharding.split(q, sharding.ROWS, 'sequence', 'model')
-  k, v = (sharding.split(x, sharding.ROWS, None, 'model') for x in (k, v))
+  q, k, v = (
+    sharding.split(x, sharding.ROWS, 'sequence', 'model') for x in (q, k, v)
+  )
   is_slice = columns is None or isinstance(columns, slice)
   is_large = q.shape[1] >= FEWEST
   if impl == 'splash' and is_large and is_slice and isinstance(mask, Packed):
@@ -88,6 +89,7 @@ def attend(
   if impl not in IMPLEMENTATIONS:
     raise ValueError(f'attention {impl!r} is none of {IMPLEMENTATIONS}')
   dense = of_columns(mask, columns)
+  k, v = (sharding.split(x, sharding.ROWS, None, 'model') for x in (k, v))
   if impl == 'cudnn' and is_large and not any(n % 2 for n in dense.shape[1:]):
     return cudnn.attend(q, k, v, dense)
   if impl == 'cpu_blocks' and cpu.has_blocks(dense):

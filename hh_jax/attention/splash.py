@@ -24,6 +24,7 @@ LANES = 128  # the least block, and what all blocks are multiples of
 _BLOCKS = (512, 256, LANES)  # the largest that divides a row
 _PADDED = -1  # ids of padded queries and keys, which no token has
 _HIDDEN = -2
+_SAVED = 'splash'  # outputs and sums of exp, what the backward pass needs
 
 
 def attend(q: Array, k: Array, v: Array, mask: Packed, start: int = 0) -> Array:
@@ -71,9 +72,12 @@ def _on(mesh, kernel, arguments) -> Array:
     *(of_q, of_k, of_k, of_own, (of_keys,) * len(keys)),
     None if second is None else of_own,
   )
-  return jax.shard_map(
+  attend = jax.shard_map(
     _attend, mesh=mesh, in_specs=specs, out_specs=of_q, check_vma=False
-  )(kernel, *arguments)
+  )
+  # keys and values are whole within alone: gathered again for the backward pass
+  saved = jax.checkpoint_policies.save_only_these_names(_SAVED)
+  return jax.checkpoint(attend, policy=saved)(kernel, *arguments)
 
 
 def _attend(kernel, q, k, v, own, keys, second) -> Array:
@@ -115,6 +119,7 @@ def _kernel(q: Array, k: Array, start: int, *, shards: int, platform: str):
     ),
     head_shards=1,
     q_seq_shards=shards,
+    residual_checkpoint_name=_SAVED,
     interpret=platform != 'tpu',
   )
 
