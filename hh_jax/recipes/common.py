@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
+from hh_jax import attention, sampling, sharding, train
 from hh_jax import model as model_lib
-from hh_jax import sampling, sharding, train
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
@@ -65,6 +65,7 @@ def make_model(
   size = fields.pop('size')
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
+    attention.check(shape.attention, jax.default_backend())
   except ValueError as e:
     raise InputError(f'config.{name}: {e}') from e
   return Transformer(shape)

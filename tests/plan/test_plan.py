@@ -114,7 +114,11 @@ def test_the_command_prints_a_table_or_json(capsys):
   argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
   assert main_lib.main([*argv, '--json']) == 0
   found = json.loads(capsys.readouterr().out)
-  assert found['fits'] and found['mesh'] == {'fsdp': 4, 'model': 1}
+  assert found['fits'] and found['mesh'] == {
+    'fsdp': 4,
+    'sequence': 1,
+    'model': 1,
+  }
   assert found['hours'] is None
   assert main_lib.main(argv) == 0
   assert 'FLOPs, compiled' in capsys.readouterr().out
