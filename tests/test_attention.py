@@ -227,7 +227,7 @@ def on(platform, devices=1, sequence=1):
     device_kind=platform, num_cores=None, platform=platform
   )
   mesh = jax.sharding.AbstractMesh(
-    (devices, sequence, 1), sharding.AXES, abstract_device=device
+    (1, devices, sequence, 1), sharding.AXES, abstract_device=device
   )
   place = jax.NamedSharding(mesh, P())
   return jax.ShapeDtypeStruct((4,), jnp.float32, sharding=place)
@@ -252,9 +252,9 @@ def test_the_devices_choose(monkeypatch, where, wanted):
 
 def test_what_the_devices_cannot_run_is_refused(monkeypatch):
   how = {'dtype': 'bfloat16', 'head_dim': 64}
-  with pytest.raises(InputError, match="'cudnn' needs NVIDIA GPUs, not cpu"):
+  with pytest.raises(InputError, match="'cudnn' needs a GPU, not a CPU"):
     attention.resolve('cudnn', on('cpu'), **how)
-  with pytest.raises(InputError, match="'splash' needs TPUs, not gpu"):
+  with pytest.raises(InputError, match="'splash' needs a TPU, not a GPU"):
     attention.resolve('splash', on('gpu'), **how)
   # the devices of tests have no compute capability
   assert attention.resolve('auto', on('gpu'), **how) == 'xla'

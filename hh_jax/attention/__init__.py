@@ -14,31 +14,38 @@ from hh_jax.errors import InputError
 from hh_jax.types import Array
 
 __all__ = [
-  'CPU', 'IMPLEMENTATIONS', 'Mask', 'Packed', 'attend', 'attend_one',
+  'CPU', 'IMPLEMENTATIONS', 'Mask', 'Packed', 'attend', 'attend_one', 'check',
   'resolve', 'shared',
 ]  # fmt: skip
 
 CPU = ('cpu', 'cpu_blocks')
 IMPLEMENTATIONS = ('xla', *CPU, 'cudnn', 'splash')
+# The others run anywhere. On a CPU splash is interpreted: slow, for tests.
+_PLATFORMS = {'cudnn': ('gpu',), 'splash': ('tpu', 'cpu')}
 # Fewer queries than this are not worth a kernel's block: XLA's form serves.
 FEWEST = 128
+
+
+def check(name: str, platform: str) -> None:
+  """InputError where devices of this platform cannot run what is named."""
+  able = _PLATFORMS.get(name, (platform,))
+  if platform not in able:
+    raise InputError(
+      f'attention {name!r} needs a {able[0].upper()}, not a {platform.upper()}'
+    )
 
 
 def resolve(name: str, like: Array, *, dtype: str, head_dim: int) -> str:
   """The implementation of config.model.attention for the devices of `like`.
 
-  'auto' is the fastest of the platform. Raises InputError where the devices
-  cannot run what is named.
+  'auto' is the fastest of the platform; InputError where it cannot run `name`.
   """
   mesh = sharding.mesh_of(like)
   platform, devices, sequence = jax.default_backend(), 1, 1
   if not mesh.empty:
     platform = mesh.abstract_device.platform
     devices, sequence = mesh.size, mesh.shape['sequence']
-  if name == 'cudnn' and platform != 'gpu':
-    raise InputError(f"attention 'cudnn' needs NVIDIA GPUs, not {platform}")
-  if name == 'splash' and platform == 'gpu':
-    raise InputError("attention 'splash' needs TPUs, not gpu")
+  check(name, platform)
   if name != 'auto':
     return name
   if platform == 'tpu':

@@ -9,7 +9,11 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
+<<<<<<< HEAD
 from hh_jax import distributed, sampling, sharding, sizes, train
+=======
+from hh_jax import attention, sampling, sharding, train
+>>>>>>> 714b184
 from hh_jax import model as model_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
@@ -71,6 +75,7 @@ def make_model(
     fields['scan_unroll'] = max(fields['scan_unroll'], sizes.SIZES[size][0])
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
+    attention.check(shape.attention, jax.default_backend())
   except ValueError as e:
     raise InputError(f'config.{name}: {e}') from e
   return Transformer(shape)

@@ -250,7 +250,7 @@ REFUSED = {
     "prompt_files=('nowhere.jsonl',)": 'nowhere.jsonl',
     'init_from=': 'config.init_from is empty',
     'pm=': 'config.pm is empty',
-    'pm_model.attention=cudnn': "config.pm_model: attention 'cudnn' is none",
+    'pm_model.attention=flash': "config.pm_model: attention 'flash' is none",
     'pm_model.size=mini': 'holds a model with num_layers 2',
     'heldout_pm=nowhere': 'config.heldout_pm nowhere is no finished run',
   },
