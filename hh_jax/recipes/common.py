@@ -9,11 +9,7 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
-<<<<<<< HEAD
-from hh_jax import distributed, sampling, sharding, sizes, train
-=======
-from hh_jax import attention, sampling, sharding, train
->>>>>>> 714b184
+from hh_jax import attention, distributed, sampling, sharding, sizes, train
 from hh_jax import model as model_lib
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib

@@ -227,17 +227,9 @@ def test_the_command_prints_a_table_or_json(capsys):
   argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
   assert main_lib.main([*argv, '--json']) == 0
   found = json.loads(capsys.readouterr().out)
-<<<<<<< HEAD
   assert found['fits']
   one = {'data': 1, 'sequence': 1, 'model': 1}
   assert found['mesh'] == one | {'fsdp': 4}
-=======
-  assert found['fits'] and found['mesh'] == {
-    'fsdp': 4,
-    'sequence': 1,
-    'model': 1,
-  }
->>>>>>> 714b184
   assert found['hours'] is None
   assert main_lib.main(argv) == 0
   assert 'FLOPs, compiled' in capsys.readouterr().out
