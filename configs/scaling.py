@@ -32,7 +32,9 @@ PPO = {
   '52B': ('16x16', '4x8x8', '16x16', 4),
 }
 SAVES = 'model.dtype=bfloat16 model.remat=full'
-BOTH = f'{SAVES} pm_model.dtype=bfloat16 pm_model.remat=full'
+BOTH = (
+  f'{SAVES} pm_model.dtype=bfloat16 pm_model.remat=full decode_params=gathered'
+)
 PAIRS = f'{SAVES} batch_size=64'
 
 

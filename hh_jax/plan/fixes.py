@@ -116,8 +116,9 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
 
   bfloat16 products and moments cost none; a smaller chunk of the head and
   fewer replies at a time are more steps of a loop; micro-batches gather
-  parameters again; recomputation is a third more FLOPs; and a split of heads
-  and MLP is paid by every product.
+  parameters again; recomputation is a third more FLOPs; parameters that decode
+  as they are trained are gathered in every step; and a split of heads and MLP
+  is paid by every product.
   """
   models = plans.models(config)
   offered = [
@@ -137,6 +138,9 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
     ),
     Option(({f'{of}.remat': 'full' for of in models
              if config[of].remat != 'full'},), _TRAINS),
+    Option(({'decode_params': 'split'}
+            if config.get('decode_params') == 'gathered' else {},),
+           ('reshard', 'sample')),
     Option(({'mesh.model': 1, 'mesh.fsdp': -1}
             if config.mesh.model > 1 else {},)),
     _degrees(config, topology),
