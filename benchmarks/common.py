@@ -189,9 +189,14 @@ def report(
     'args': {k: v for k, v in vars(args).items() if k != 'out'},
     **more,
   }
-  line = json.dumps(out)
-  print(line)
-  if args.out:
-    with open(args.out, 'w') as file:
-      file.write(line + '\n')
+  show(out, args.out)
   return out
+
+
+def show(result: dict[str, Any], path: str | None) -> None:
+  """Prints it as a line of JSON, which `path` is then made of too."""
+  line = json.dumps(result)
+  print(line)
+  if path:
+    with open(path, 'w') as file:
+      file.write(line + '\n')

@@ -11,7 +11,6 @@ peak is that since the process began.
 """
 
 import argparse
-import json
 import statistics
 import time
 from typing import Any
@@ -34,11 +33,7 @@ def main(argv=None) -> dict[str, Any]:
     found = measure(args)
   except InputError as error:
     raise SystemExit(f'error: {error}') from None
-  line = json.dumps(found)
-  print(line)
-  if args.out:
-    with open(args.out, 'w') as file:
-      file.write(line + '\n')
+  common.show(found, args.out)
   return found
 
 
