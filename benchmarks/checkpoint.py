@@ -28,7 +28,9 @@ Advance = Callable[[], tuple[object, float]]  # a step: the state and the loss
 def main(argv=None) -> dict:
   flags = common.parser(__doc__.splitlines()[0])
   flags.add_argument('--stage', choices=('pm', 'ppo'), default='pm')
-  flags.add_argument('--every', type=common.positive, default=500)
+  flags.add_argument(
+    '--every', type=common.positive, help='of pm 500, of ppo 20'
+  )
   flags.add_argument('--rounds', type=common.positive, default=5)
   flags.add_argument('--dir', help='where to save; default: a temporary folder')
   flags.add_argument('--prompt-len', type=common.positive, default=64)
@@ -39,6 +41,7 @@ def main(argv=None) -> dict:
     kl_coef=0.05, clip=0.0,
   )  # fmt: skip
   args = flags.parse_args(argv)
+  args.every = args.every or {'pm': 500, 'ppo': 20}[args.stage]
   common.start(args)
   return measure(args)
 

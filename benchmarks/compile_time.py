@@ -51,11 +51,7 @@ def compile_all(config: Any) -> dict[str, dict[str, float]]:
       'compile_s': time.perf_counter() - middle,
       'cpu_s': time.process_time() - cpu,
     }
-    seen[of.name] = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      lowered.out_info,
-      compiled.output_shardings,
-    )
+    seen[of.name] = phases.results(lowered, compiled)
   return out
 
 

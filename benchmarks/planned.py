@@ -46,7 +46,7 @@ def measure(args) -> dict[str, Any]:
   from hh_jax.recipes import common as recipes_common
 
   topology = chips.parse(args.topology)
-  pairs = [tuple(text.split('=', 1)) for text in args.set]
+  pairs = [text.partition('=')[::2] for text in args.set]
   config = cli.load_config(args.config, pairs)
   mesh = recipes_common.make_mesh(config.mesh)
   if mesh.size != topology.num_chips:
@@ -104,8 +104,7 @@ def _made(shapes: Any) -> Any:
   def of(shape):
     if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
       return jax.device_put(jax.random.key(0), shape.sharding)
-    one = shape.ndim > 0 and len(shape.shape) <= 2 and shape.dtype != jnp.uint32
-    fill = jnp.ones if one else jnp.zeros
+    fill = jnp.ones if 0 < shape.ndim <= 2 else jnp.zeros
     return fill(shape.shape, shape.dtype, device=shape.sharding)
 
   return jax.tree.map(of, shapes)

@@ -31,7 +31,7 @@ def get_config(size=None):
     prompt_weights=common.config(helpful=0.0, harmless=0.0, extra=0.0),
     batch_size=256,  # replies an iteration
     slots=0,  # replies that decode at a time; 0: all
-    # on a mesh: 'gathered' over fsdp once an iteration (the phase reshard),
+    # on a mesh: 'gathered' but for model once an iteration (phase reshard),
     # where they fit; a decode step gathers 'split' ones every time
     decode_params='split',
     samples_per_prompt=1,

@@ -97,16 +97,26 @@ ended "$(submit plain)"
 show() { scontrol show job "$1" | grep -oE "$2=[0-9:]+" | cut -d= -f2; }
 job again
 number=$(submit again)
-until [ -s "$box/again/metrics.jsonl" ]; do sleep 0.2; done
+wait_for() { # FILE PATTERN: of the run `again`, two minutes at most
+  for _ in $(seq 600); do
+    if grep -q "$2" "$1" 2>/dev/null; then return; fi
+    sleep 0.2
+  done
+  cat "$box/again.log"
+  exit 1
+}
+wait_for "$box/again/metrics.jsonl" step
 scancel --signal=TERM "$number"
 ended "$number"
 code=$(show "$number" ExitCode)
-[ ! -f "$box/again/summary.json" ] && [ "$code" = 143:0 ]
+[ ! -f "$box/again/summary.json" ]
+[ "$code" = 143:0 ]
 number=$(submit again)
-until grep -q '"step": 2[0-9]' "$box/again/metrics.jsonl"; do sleep 0.1; done
+wait_for "$box/again/metrics.jsonl" '"step": 2[0-9]'
 scontrol requeue "$number"
 scontrol update JobId="$number" StartTime=now || true # not in two minutes
 restarts=$(show "$number" Restarts)
+[ "$restarts" -ge 1 ]
 ended "$number"
 [ -f "$box/again/summary.json" ] || { cat "$box/again.log"; exit 1; }
 cmp "$box/plain/summary.json" "$box/again/summary.json"
@@ -128,7 +138,7 @@ print(json.dumps({
   'eval/loss': json.loads((box / 'plain/summary.json').read_text())['eval/loss'],
   'exit_code_of_sigterm': sys.argv[3],
   'restarts': int(sys.argv[4]),
-  'resumed_run_is_bitwise_equal': True,  # cmp above
+  'summary_is_bitwise_equal': True,  # cmp above
   'sweep': {row['cell']: row['eval/loss'] for row in rows},
 }))
 END

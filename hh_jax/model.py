@@ -45,8 +45,7 @@ class _Network(nn.Module):
     )
     self.param('scalar_head', nn.initializers.zeros, (d,))
     self.param('scalar_bias', nn.initializers.zeros, ())
-    cos, sin = rotary(positions, c.head_dim, c.rope_base)
-    ctx = Context(cos, sin, mask, column, keeps_kv)
+    ctx = _context(c, positions, mask, column=column, keeps_kv=keeps_kv)
     # small beside the blocks' outputs, so that the tied head doesn't start out
     # predicting the token it sees
     x = jnp.take(table, tokens, axis=0)

@@ -36,8 +36,9 @@ def forward_and_backward(impl, *, mesh, length, head_dim=64):
     place = jax.NamedSharding(mesh, spec)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
-  q = place((4, length, 4, head_dim), jnp.bfloat16, *sharding.AXES)
-  ids = place((4, length), jnp.int32, *sharding.BOTH)
+  shape, axes = (4, length, 4, head_dim), (sharding.ROWS, 'sequence')
+  q = place(shape, jnp.bfloat16, *axes, 'model')
+  ids = place(shape[:2], jnp.int32, *axes)
 
   def fn(q, k, v, mask):
     attend = functools.partial(attention.attend, mask=mask, impl=impl)

@@ -26,12 +26,17 @@ _PLATFORMS = {'cudnn': ('gpu',), 'splash': ('tpu', 'cpu')}
 FEWEST = 128
 
 
-def check(name: str, platform: str) -> None:
+def check(name: str, platform: str, *, dtype: str, head_dim: int) -> None:
   """InputError where devices of this platform cannot run what is named."""
   able = _PLATFORMS.get(name, (platform,))
   if platform not in able:
     raise InputError(
       f'attention {name!r} needs a {able[0].upper()}, not a {platform.upper()}'
+    )
+  if name == 'cudnn' and not cudnn.can_run(dtype, head_dim):
+    raise InputError(
+      "attention 'cudnn' takes heads of a multiple of 8, up to 128, in "
+      f'bfloat16 on Ampere or later; not heads of {head_dim} in {dtype} here'
     )
 
 
@@ -45,7 +50,7 @@ def resolve(name: str, like: Array, *, dtype: str, head_dim: int) -> str:
   if not mesh.empty:
     platform = mesh.abstract_device.platform
     devices, sequence = mesh.size, mesh.shape['sequence']
-  check(name, platform)
+  check(name, platform, dtype=dtype, head_dim=head_dim)
   if name != 'auto':
     return name
   if platform == 'tpu':
@@ -83,7 +88,7 @@ def attend(
   of these T alone. Scores and softmax are float32 whatever the inputs' dtype.
   What a kernel does not take XLA's form computes, the same numbers in more
   memory: fewer than FEWEST queries, and for splash columns that each row has
-  for itself, or a dense mask; for cuDNN odd lengths.
+  for itself, or a dense mask; for cuDNN odd lengths on a device.
   """
   q, k, v = (
     sharding.split(x, sharding.ROWS, 'sequence', 'model') for x in (q, k, v)
@@ -97,7 +102,7 @@ def attend(
     raise ValueError(f'attention {impl!r} is none of {IMPLEMENTATIONS}')
   dense = of_columns(mask, columns)
   k, v = (sharding.split(x, sharding.ROWS, None, 'model') for x in (k, v))
-  if impl == 'cudnn' and is_large and not any(n % 2 for n in dense.shape[1:]):
+  if impl == 'cudnn' and is_large and cudnn.takes(q, dense):
     return cudnn.attend(q, k, v, dense)
   if impl == 'cpu_blocks' and cpu.has_blocks(dense):
     return cpu.attend_blocks(q, k, v, dense)

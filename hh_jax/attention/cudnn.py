@@ -13,13 +13,26 @@ from hh_jax.types import Array
 def can_run(dtype: str, head_dim: int) -> bool:
   """Whether cuDNN takes such a model, on the GPUs of this process.
 
-  Its flash attention knows no float32, wants heads of a multiple of 8, of at
-  most 128, and Ampere or later. (jax/_src/cudnn/fused_attention_stablehlo.py)
+  Its flash attention knows no float32, wants heads of a multiple of 8 and
+  Ampere or later (jax/_src/cudnn/fused_attention_stablehlo.py). Heads of more
+  than 128, which Hopper alone takes, are not used here.
   """
   gpu = jax.local_devices()[0]
   generation = int(str(getattr(gpu, 'compute_capability', '0')).split('.')[0])
   is_head = head_dim % 8 == 0 and head_dim <= 128
   return dtype == 'bfloat16' and is_head and generation >= 8
+
+
+def takes(q: Array, mask: Array) -> bool:
+  """Whether the lengths that a device gets are even, as a bias wants them.
+
+  q [B, T, H, K], mask [B, T, S].
+  """
+  mesh, (_, t, s) = sharding.mesh_of(q), mask.shape
+  shards = 1 if mesh.empty else mesh.shape['sequence']
+  if t % shards == 0:  # or all of it is on every device
+    t //= shards
+  return t % 2 == s % 2 == 0
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:

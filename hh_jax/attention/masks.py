@@ -16,8 +16,9 @@ class Packed:
   """Rows of sequences, by two ids a token: the mask of a training pass.
 
   A token sees itself and the earlier tokens of its own segment; with branches,
-  only those of branch 0 or of its own. Padding (segment 0) sees padding, so
-  that no softmax row is empty; nothing real sees it.
+  only those of branch 0 or of its own: the prompt comes first in a segment.
+  Padding (segment 0) sees padding, so that no softmax row is empty; nothing
+  real sees it.
   """
 
   segments: Array  # int32 [B, S], none negative

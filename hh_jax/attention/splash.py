@@ -22,8 +22,8 @@ from hh_jax.types import Array
 
 LANES = 128  # the least block, and what all blocks are multiples of
 _BLOCKS = (512, 256, LANES)  # the largest that divides a row
-_PADDED = -1  # ids of padded queries and keys, which no token has
-_HIDDEN = -2
+_PADDED = -1  # id of padded queries
+_HIDDEN = -2  # of padded keys, and of those that a run leaves out: no query's
 _SAVED = 'splash'  # outputs and sums of exp, what the backward pass needs
 
 

@@ -87,11 +87,12 @@ class Checkpoints:
   def _meet(self, *, key: str, timeout_ms: int) -> None:
     """Where several processes wait for each other while they save.
 
-    Before they do so for the first time, all of this one's files are there.
+    Before they do so for the first time, all of this one's files are there. In
+    a thread of its own: what the main thread is at does not count here.
     """
     if _WRITTEN in key:
       for step in self._path.glob(_UNFINISHED):
-        integrity.seal_share(step, distributed.share()[0])
+        integrity.seal_share(step, multihost.process_index())
     multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   def save(self, state: TrainState, host: dict[str, Any]) -> None:

@@ -147,6 +147,8 @@ class Part:
     return self.all_rows[self.batch.rows(first)][(slice(None), *others)]
 
   def __array__(self, dtype: Any = None, copy: bool | None = None):
+    if copy is False:
+      raise ValueError('the rows of a batch are always a copy')
     return self[:].astype(dtype or self.all_rows.dtype, copy=False)
 
 

@@ -44,12 +44,13 @@ def read_cell(text: str, flags: Sequence[str]) -> Cell:
 
   `flags` are further words of it, such as --quick.
   """
-  base, topology, *words = text.split() if ' ' in text else (text, '')
-  pairs = [word.partition('=') for word in words]
-  if not topology or not all(key and value for key, _, value in pairs):
+  words = text.split()
+  pairs = [word.partition('=') for word in words[2:]]
+  if len(words) < 2 or not all(key and value for key, _, value in pairs):
     raise InputError(
       f'cell {text!r} is not PATH[:SIZE] TOPOLOGY [KEY=VALUE ...]'
     )
+  base, topology = words[:2]
   overrides = {key: value for key, _, value in pairs}
   try:
     config = cli.load_config(base, tuple(overrides.items()))
@@ -104,7 +105,8 @@ def compile_cell(cell: Cell) -> Row:
     capture_output=True,
     text=True,
   )
-  if process.returncode not in (0, 1):  # 1: it does not fit
+  # 1: it does not fit; or, without a plan, it failed
+  if process.returncode not in (0, 1) or not process.stdout.strip():
     said = process.stderr.strip() or f'exit code {process.returncode}'
     raise InputError(f'cell {cell.text!r}: {said.splitlines()[-1]}')
   return {
@@ -124,8 +126,8 @@ def run(
   Cells that `path` has are not compiled again, unless `fresh`; each is written
   as it is finished, so that the same call goes on.
   """
-  rows, problems = {} if fresh else kept(path), []
-  todo = {cell.key: cell for cell in cells if cell.key not in rows}
+  rows, problems = kept(path), []
+  todo = {cell.key: cell for cell in cells if fresh or cell.key not in rows}
   path.parent.mkdir(parents=True, exist_ok=True)
   with metrics.progress(len(todo), 'plans') as bar:
     for i, cell in enumerate(todo.values()):
@@ -133,6 +135,7 @@ def run(
         rows[cell.key] = compile_cell(cell)
       except InputError as error:
         problems.append(str(error))
+        rows.pop(cell.key, None)  # of an earlier version
       else:
         workdir.write_rows(path, rows.values())
       bar.update(i + 1, {'failed': len(problems)})

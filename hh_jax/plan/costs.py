@@ -101,10 +101,35 @@ def _product_flops(op: hlo.Operation, computation: hlo.Computation) -> float:
     return 2.0 * math.prod(op.shapes[0].dims) * math.prod(summed)
   if op.code == 'convolution':
     return _convolution_flops(op, computation)
+  if op.code != 'custom-call':
+    return 0.0
   for kernel, num in _SPLASH.items():
-    if op.code == 'custom-call' and op.name.startswith(kernel):
+    if op.name.startswith(kernel):
       return num * _causal_flops(op, computation)
-  return 0.0
+  return _library_flops(op, computation)
+
+
+def _library_flops(op: hlo.Operation, computation: hlo.Computation) -> float:
+  """GPUs have products as calls of cuBLAS, attention as calls of cuDNN.
+
+  Attention [B, T, H, K] is two products, and five in its backward pass, which
+  computes the scores again; masks are a bias there, and leave nothing out.
+  """
+  found = re.search(
+    r'custom_call_target="__(cublas|cudnn\$fmha)(.*?)"', op.attributes
+  )
+  if not found:
+    return 0.0
+  library, kind = found.groups()
+  left, right = (computation[name].shapes[0].dims for name in op.operands[:2])
+  if library == 'cublas':
+    summed = re.search(
+      r'"lhs_contracting_dimensions":\[([\d",]*)\]', op.attributes
+    ).group(1)
+    sizes = [left[int(i)] for i in re.findall(r'\d+', summed)]
+    return 2.0 * math.prod(op.shapes[0].dims) * math.prod(sizes)
+  products = 5 if kind.endswith('Backward') else 2
+  return products * 2.0 * math.prod(left) * right[1]
 
 
 def _causal_flops(op: hlo.Operation, computation: hlo.Computation) -> float:

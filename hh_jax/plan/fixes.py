@@ -1,6 +1,6 @@
 """A plan of a config, and of the configs that would fit in its place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import sys
 
@@ -77,22 +77,24 @@ def _search(
   for option in options(config, topology):
     if option.helps and not {x.name for x in _broken(first)} & {*option.helps}:
       continue
-    strongest = attempt(base | option.values[-1])
+    *weaker, last = option.values
+    while (strongest := attempt(base | last)) is None and weaker:
+      last = weaker.pop()  # refused: it does not divide, and another one may
     if strongest is None:
       continue
     if strongest.fits:
-      yield from _attempts(attempt, base, option.values[:-1])
-      yield base | option.values[-1], strongest
+      yield from _attempts(attempt, base, weaker)
+      yield base | last, strongest
     if _reach(strongest) > _reach(first):
-      useful.append(option)
-  for i, option in enumerate(useful):
+      useful.append((*weaker, last))
+  for i, values in enumerate(useful):
     if i:
-      yield from _attempts(attempt, base, option.values)
-    base = base | option.values[-1]
+      yield from _attempts(attempt, base, values)
+    base = base | values[-1]
 
 
 def _attempts(
-  attempt: Attempt, base: Flags, values: tuple[Flags, ...]
+  attempt: Attempt, base: Flags, values: Sequence[Flags]
 ) -> Iterator[tuple[Flags, Plan]]:
   for flags in values:
     if other := attempt(base | flags):

@@ -137,11 +137,7 @@ def _compile(
     seen[of.name] = phases_lib.in_rows(lowered.out_info, arguments)
     found = _too_big(arguments, needed)
   else:
-    seen[of.name] = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      lowered.out_info,
-      compiled.output_shardings,
-    )
+    seen[of.name] = phases_lib.results(lowered, compiled)
     found = _of_compiled(compiled, of, topology)
   resident = phases_lib.chip_bytes(of.resident)
   return Measured(

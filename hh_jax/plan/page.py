@@ -19,14 +19,14 @@ def render(
     f'```sh\n{command}\n```',
     _basis(every),
     '## Sizes and slices',
-    table.of_rows(found['cells'], markdown=True),
+    table.of_rows(found['cells'], in_markdown=True),
     '## What options save',
     _savings(found['saving']),
     '## Weak scaling',
     _LAW,
   ]
   for name, rows in found.items():
-    if name.startswith('weak_'):
+    if name not in ('cells', 'saving'):
       recipe = table.final(rows[0]['plan'])['recipe']
       parts += [f'### {recipe}', _weak(rows, beyond), f'`{rows[0]["cell"]}`']
   return '\n\n'.join(parts) + '\n'
@@ -122,7 +122,7 @@ def _savings(rows: Sequence[Row]) -> str:
         table.number(plan['seconds']),
       ]
     )
-  text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  text = table.markdown(lines)
   return f'Of `{base["cell"]}`; bytes of a chip.\n\n{text}'
 
 
@@ -151,4 +151,4 @@ def _weak(rows: Sequence[Row], beyond: Sequence[int]) -> str:
         f'{found[0].in_turn / at.in_turn:.0%}',
       ]
     )
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  return table.markdown(lines)

@@ -371,6 +371,15 @@ def num_params(config: Config, vocab_size: int) -> int:
   return sum(x.size for x in jax.tree.leaves(shapes))
 
 
+def results(lowered: Any, compiled: Any) -> Any:
+  """Shapes of what a phase returns, where its program puts them."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    lowered.out_info,
+    compiled.output_shardings,
+  )
+
+
 def in_rows(tree: Any, arguments: Any) -> Any:
   """Results of a phase that does not compile, split by rows."""
   (split, *_) = (

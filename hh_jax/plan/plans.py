@@ -173,11 +173,11 @@ def models(config: Config) -> list[str]:
 
 
 def _attention(config: Config, topology: chips.Topology) -> Flags:
-  """What 'auto' is for GPUs that CPUs stand in for: no kernel of CPUs."""
+  """What serves for GPUs that CPUs stand in for: no kernel of either."""
   if topology.kind != 'gpu' or jax.default_backend() != 'cpu':
     return {}
   return {
     f'{name}.attention': 'xla'
     for name in models(config)
-    if config[name].attention == 'auto'
+    if config[name].attention in ('auto', 'cudnn')
   }

@@ -20,8 +20,10 @@ from hh_jax.plan import cells, page, table
 
 KEPT = 'runs/plans.jsonl'  # where --kept names none
 PASSED_ON = ('--vocab', '--steps', '--fix', '--quick')
-# Fields of the config that are lists of cells, beside `cells`.
-OTHERS = ('weak_pm', 'weak_ppo')
+# Fields of the config that the page needs, beside `cells`; the first two are
+# lists of cells.
+WEAK = ('weak_pm', 'weak_ppo')
+OF_PAGE = (*WEAK, 'saving', 'changes', 'beyond')
 
 
 def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
@@ -53,6 +55,7 @@ def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
     name: [of[cell.key] for cell in group if cell.key in of]
     for name, group in read.items()
   }
+  problems += _not_comparable(found)
   _print(found['cells'], options)
   for problem in problems:
     print(f'plan: {problem}', file=sys.stderr)
@@ -66,11 +69,26 @@ def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
 
 def page_cells(config: ml_collections.ConfigDict) -> dict[str, list[str]]:
   """Cells of the page that are not of its first table."""
-  groups = {name: list(config[name]) for name in OTHERS}
+  if missing := [name for name in OF_PAGE if name not in config]:
+    raise InputError(
+      f'--write takes a config with {", ".join(missing)}: configs/scaling.py'
+    )
+  groups = {name: list(config[name]) for name in WEAK}
   groups['saving'] = [config.saving] + [
     f'{config.saving} {change}' for change in config.changes
   ]
   return groups
+
+
+def _not_comparable(found: dict[str, list[cells.Row]]) -> list[str]:
+  """Rows that the page would compare with others, and that are another thing:
+  with options that a fix changed, or without all phases."""
+  return [
+    f'cell {row["cell"]!r} of {name} does not fit as it is'
+    for name in (*WEAK, 'saving')
+    for row in found.get(name, ())
+    if not row['plan']['fits'] and (name in WEAK or row['plan']['refused'])
+  ]
 
 
 def _print(rows: list[cells.Row], options: dict[str, Any]) -> None:

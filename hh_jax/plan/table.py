@@ -177,17 +177,21 @@ def final(plan: dict[str, Any]) -> dict[str, Any]:
   return plan['fixed'] or plan
 
 
-def of_rows(rows: Sequence[dict[str, Any]], *, markdown: bool = False) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+  """Its first line is the head, its second says how columns are aligned."""
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def of_rows(
+  rows: Sequence[dict[str, Any]], *, in_markdown: bool = False
+) -> str:
   """A line a plan of a sweep (cells.py), and the fixes that it names."""
   notes: dict[str, str] = {}
   lines = [COLUMNS, *(_row(row, notes) for row in rows)]
-  if markdown:
+  if in_markdown:
     lines.insert(1, ['---', '---', *['---:'] * (len(COLUMNS) - 2)])
-    text = [f'| {" | ".join(line)} |' for line in lines]
-    text += [''] * bool(notes)
-    return '\n'.join(
-      text + [f'- {n} fits with `{of}`' for of, n in notes.items()]
-    )
+    below = [f'- {n} fits with `{of}`' for of, n in notes.items()]
+    return '\n'.join([markdown(lines), *[''] * bool(below), *below])
   below = _wrapped(f'{n} fits with {of}' for of, n in notes.items())
   return '\n'.join([*grid(lines), *below])
 

@@ -71,7 +71,12 @@ def make_model(
     fields['scan_unroll'] = max(fields['scan_unroll'], sizes.SIZES[size][0])
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
-    attention.check(shape.attention, jax.default_backend())
+    attention.check(
+      shape.attention,
+      jax.default_backend(),
+      dtype=shape.dtype,
+      head_dim=shape.head_dim,
+    )
   except ValueError as e:
     raise InputError(f'config.{name}: {e}') from e
   return Transformer(shape)

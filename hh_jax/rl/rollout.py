@@ -114,8 +114,8 @@ def compare(
 def make_reshard(nets: Networks, shardings: Any) -> Callable[[Params], Params]:
   """The jitted reshard(policy): the policy as decoding reads it.
 
-  On every device of the mesh's 'fsdp', which split it in `shardings`, and in
-  the dtype of the model: gathered once, and not in every step of a decode loop.
+  Split by 'model' alone of the axes that split it in `shardings`, and in the
+  dtype of the model: gathered once, and not in every step of a decode loop.
   """
   return jax.jit(
     nets.policy.cast, out_shardings=sharding.for_decoding(shardings)

@@ -157,6 +157,29 @@ def test_kernels_of_attention_do_half_of_a_causal_product(kernel, num):
   assert found.flops == num * 2 * 4 * 1024 * 2048 * 128 / 2
 
 
+@pytest.mark.parametrize('target', ['gemm', 'lt$matmul'])
+def test_products_that_are_calls_of_a_library(target):
+  found = _one(
+    '  ROOT %gemm.1 = (f32[8,4]{1,0}, s8[64]{0}) custom-call(%x.0, %x.1), '
+    f'custom_call_target="__cublas${target}", '
+    'backend_config={"gemm_backend_config":{"dot_dimension_numbers":'
+    '{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}',
+    *('f32[8,16]', 'f32[16,4]'),
+  )
+  assert found.flops == 2 * 8 * 4 * 16
+
+
+@pytest.mark.parametrize(('kind', 'num'), [('', 2), ('Backward', 5)])
+def test_attention_that_is_a_call_of_a_library(kind, num):
+  q, k = 'bf16[2,1024,4,64]', 'bf16[2,512,4,64]'
+  found = _one(
+    f'  ROOT %fmha = ({q}, u8[0]) custom-call(%x.0, %x.1, %x.2), '
+    f'custom_call_target="__cudnn$fmhaScaleBiasSoftmax{kind}"',
+    *(q, k, k),
+  )
+  assert found.flops == num * 2 * 2 * 4 * 1024 * 512 * 64
+
+
 def test_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match='no ENTRY'):
     hlo.parse('HloModule nothing')

@@ -143,6 +143,16 @@ def test_a_fix_is_the_weakest_value_of_the_cheapest_option(monkeypatch):
   assert {'num_micro_batches': 4} in found.tried
 
 
+def test_a_value_that_is_refused_leaves_the_weaker_ones(monkeypatch):
+  def peaks(config):
+    if config.num_micro_batches > 4:
+      raise InputError('it does not divide')
+    return {'sample': 50, 'update': 380 / config.num_micro_batches}
+
+  found = _plan(_ppo(), peaks=peaks, monkeypatch=monkeypatch)
+  assert found.fix == {'num_micro_batches': 4} and found.fixed.fits
+
+
 def test_a_fix_combines_what_helps_and_leaves_out_what_does_not(monkeypatch):
   def peaks(config):
     moments = 30 * (config.optimizer.moments_dtype == 'float32')

@@ -1,5 +1,6 @@
 """Sweeps of plans, on CPUs; and the page that they make."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -44,7 +45,7 @@ def plan(cell, fits=True):
   names = 'bound', 'mfu_bound', 'hours', 'chip_hours', 'peak', 'fullest'
   return dict.fromkeys(names) | {
     'recipe': 'pm', 'topology': cell.topology, 'mesh': {'fsdp': 2, 'model': 1},
-    'fits': fits, 'fix': None, 'fixed': None, 'phases': [],
+    'fits': fits, 'fix': None, 'fixed': None, 'phases': [], 'refused': '',
   }  # fmt: skip
 
 
@@ -81,9 +82,46 @@ def test_a_cell_that_fails_is_said_and_tried_again(compiled, tmp_path, capsys):
   assert capsys.readouterr().err.rstrip().endswith('broken')
 
 
+def test_rows_of_other_sweeps_stay(compiled, tmp_path):
+  path = tmp_path / 'kept.jsonl'
+  options = {'--kept': str(path)}
+  sweep.run(config(), options)
+  sweep.run(config(CELLS[1:]), options | {'--fresh': True})
+  assert compiled == [*CELLS, CELLS[1]]
+  assert [row['cell'] for row in cells.kept(path).values()] == [*CELLS]
+
+
+def test_a_cell_whose_process_dies_is_said(monkeypatch):
+  monkeypatch.chdir(REPO)
+  cell = cells.read_cell(CELLS[0], ())
+  dies = dataclasses.replace(cell, command=('-c', 'raise SystemExit("oh")'))
+  with pytest.raises(InputError, match='oh$'):
+    cells.compile_cell(dies)
+
+
+def test_what_the_page_compares_has_to_fit_as_it_is(
+  compiled, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(page, 'render', lambda *_, **__: pytest.fail('a page'))
+  fields = {'weak_ppo': (), 'saving': CELLS[0], 'changes': (), 'beyond': ()}
+  options = {'--kept': str(tmp_path / 'kept'), '--write': str(tmp_path / 'x')}
+  monkeypatch.setattr(
+    cells,
+    'compile_cell',
+    lambda cell: {
+      'key': cell.key, 'cell': cell.text, 'plan': plan(cell, fits=False),
+    },
+  )  # fmt: skip
+  assert sweep.run(config(weak_pm=CELLS[:1], **fields), options) == 1
+  assert "'configs/pm.py:tiny cpu:1" in capsys.readouterr().err
+  with pytest.raises(InputError, match='with weak_pm: configs/scaling.py'):
+    sweep.run(config(**fields), options)
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
+    ('configs/pm.py:tiny ', 'is not PATH'),
     ('configs/pm.py:tiny', r'is not PATH\[:SIZE\] TOPOLOGY'),
     ('configs/pm.py:tiny cpu batch_size', 'is not PATH'),
     ('configs/pm.py:tiny cpu batchsize=8', "no config key 'batchsize'"),
