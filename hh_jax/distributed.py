@@ -59,6 +59,12 @@ def num_processes() -> int:
   return _here.count
 
 
+def say(text: str) -> None:
+  """A line on stderr, of process 0."""
+  if is_writer():
+    print(f'hh_jax: {text}', file=sys.stderr)
+
+
 def needs_unrolled() -> bool:
   """Whether programs with two independent loops of collectives may die.
 

@@ -11,7 +11,7 @@ from hh_jax.plan import chips, costs, hlo
 from hh_jax.plan import phases as phases_lib
 
 RESOURCES = ('flops', 'memory', 'links')
-# The TPU's compiler in a fifth of its time: the same products and collectives,
+# The TPU's compiler with least effort: the same products and collectives,
 # no fewer temporaries, and more memory traffic (docs/scaling.md has how much).
 QUICK = {'exec_time_optimization_effort': -1.0}
 

@@ -27,7 +27,7 @@ OF_PAGE = (*WEAK, 'saving', 'changes', 'beyond')
 
 
 def run(config: ml_collections.ConfigDict, options: dict[str, Any]) -> int:
-  """Prints the table; 0, or 1 where a cell does not fit or was not compiled."""
+  """Prints the table; 0 where every cell fits, be it by a fix, or else 1."""
   if 'cells' not in config:
     raise InputError('--sweep takes a config with cells: configs/scaling.py')
   if '--topology' in options:

@@ -68,7 +68,13 @@ def make_model(
   fields = config.to_dict()
   size = fields.pop('size')
   if distributed.needs_unrolled() and size in sizes.SIZES:
-    fields['scan_unroll'] = max(fields['scan_unroll'], sizes.SIZES[size][0])
+    num_layers = sizes.SIZES[size][0]
+    if fields['scan_unroll'] < num_layers:
+      distributed.say(
+        f'config.{name}.scan_unroll is {num_layers} here, on the CPUs of '
+        'several processes'
+      )
+    fields['scan_unroll'] = max(fields['scan_unroll'], num_layers)
   try:
     shape = model_lib.sized(size, vocab_size=tokenizer.vocab_size, **fields)
     attention.check(

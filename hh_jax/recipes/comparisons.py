@@ -5,7 +5,6 @@ of is the same.
 """
 
 from collections.abc import Mapping, Sequence
-import sys
 from typing import Any, NamedTuple
 
 from hh_jax import distributed
@@ -20,12 +19,6 @@ class HeldOut(NamedTuple):
   pairs: list[Pair]
   counts: dict[str, int]  # identical_replies, in_training_conversations
   notes: list[str]  # the same in words, where there is something to say
-
-
-def say(text: str) -> None:
-  """A line on stderr, of process 0."""
-  if distributed.is_writer():
-    print(f'hh_jax: {text}', file=sys.stderr)
 
 
 def held_out(
@@ -49,7 +42,7 @@ def held_out(
       f'{counts["identical_replies"]} of {len(given)} test pairs are two '
       'identical transcripts: left out.'
     )
-    say(notes[-1])
+    distributed.say(notes[-1])
   apart = pairs if trained is None else examples.apart(pairs, trained)
   if trained is not None:
     counts['in_training_conversations'] = len(pairs) - len(apart)
@@ -60,7 +53,7 @@ def held_out(
       f'conversations that {trainee} was trained on: {done}'
     )
     notes.append(text)
-    say(f'warning: {text}')
+    distributed.say(f'warning: {text}')
   if drop_overlap:
     pairs = apart
   if not pairs:
@@ -73,7 +66,9 @@ def say_left_out(report: Mapping[str, Any]) -> None:
   for name, part in report.items():
     if 'in_test_conversations' in part and part['in_test_conversations']:
       count = part['in_test_conversations']
-      say(f'{name}: {count} pairs of test conversations are left out')
+      distributed.say(
+        f'{name}: {count} pairs of test conversations are left out'
+      )
 
 
 def cut_notes(

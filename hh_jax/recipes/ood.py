@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from hh_jax import sampling, sharding
+from hh_jax import distributed, sampling, sharding
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import loader
@@ -25,7 +25,7 @@ from hh_jax.data.examples import Prompt
 from hh_jax.errors import InputError
 from hh_jax.evals import ood
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, comparisons, ood_prompts, policy_prompts
+from hh_jax.recipes import common, ood_prompts, policy_prompts
 from hh_jax.types import Params, Prompts
 
 KINDS = ('pretrain', 'distill', 'sft', 'pmp', 'pm', 'ppo')
@@ -150,7 +150,7 @@ def _say(packed: Mapping[str, Prompts], dropped: Mapping[str, int]) -> None:
   """What is read and what was left out."""
   num = {name: loader.num_rows(rows) for name, rows in packed.items()}
   too_long = sum(n for name, n in dropped.items() if 'over_long' in name)
-  comparisons.say(
+  distributed.say(
     f'{num["fit"]} prompts to fit, {num["test"]} to test, {num["outliers"]} '
     f'outliers; left out: {dropped["repeated"]} repeated, '
     f'{dropped["in_both_classes"]} in both classes, {too_long} over-long'

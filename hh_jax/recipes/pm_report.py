@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from hh_jax import sharding
+from hh_jax import distributed, sharding
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import examples, sources
 from hh_jax.data.examples import Pair
@@ -79,7 +79,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   notes += ensembles.notes(config)
   judge = pm_report_judge.make_judge(config, there['config'])
   for note in notes:
-    comparisons.say(note)
+    distributed.say(note)
   held_out = _held_out(config, there['config'], notes)
   judged = judge(held_out.pairs)
   if not judged.ids.size:
@@ -106,7 +106,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   results = [Result(name, accuracies), *outside.compare]
   late += [*found.notes, *card.notes, *_incomplete(results)]
   for note in late:
-    comparisons.say(note)
+    distributed.say(note)
   findings = Findings(
     name=name,
     numbers=numbers,
@@ -155,7 +155,7 @@ def _held_out(
   except InputError as error:
     text = f'overlap with the training conversations is not checked: {error}'
     notes.append(text)
-    comparisons.say(text)
+    distributed.say(text)
   kept = comparisons.held_out(pairs, trained, drop_overlap=config.drop_overlap)
   notes += kept.notes
   if trained is not None:

@@ -13,7 +13,7 @@ from hh_jax import metrics as metrics_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
 from hh_jax.errors import InputError
-from hh_jax.recipes import comparisons, policy_evaluation
+from hh_jax.recipes import policy_evaluation
 from hh_jax.rl import alarms, diagnostics
 from hh_jax.types import Params, Rollout, TrainState
 
@@ -111,7 +111,7 @@ class Watch:
     path = self.workdir / f'skipped_{step}.npz'
     arrays = dataclasses.asdict(sharding.fetch(rollout))
     distributed.by_writer(lambda: np.savez(path, **arrays))
-    comparisons.say(f'iteration {step}: a non-finite update, skipped: {path}')
+    distributed.say(f'iteration {step}: a non-finite update, skipped: {path}')
     if self.seen.failed >= self.max_failed:
       raise InputError(
         f'iteration {step}: non-finite updates in {self.seen.failed} '
@@ -160,7 +160,7 @@ class Watch:
       if name not in self.seen.alarms:
         self.seen.alarms[name] = step
         end = 'the run ends here' if self.stops else 'the run goes on'
-        comparisons.say(f'iteration {step}: alarm {name}: {text}; {end}')
+        distributed.say(f'iteration {step}: alarm {name}: {text}; {end}')
 
 
 def pm_gap(workdir: pathlib.Path, step: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.data import hh_rows
 from hh_jax.errors import InputError
-from hh_jax.recipes import common, comparisons, sample_chat, sample_prompts
+from hh_jax.recipes import common, sample_chat, sample_prompts
 from hh_jax.types import Params
 
 KINDS = ('pretrain', 'distill', 'sft', 'ppo')
@@ -192,7 +192,7 @@ def answer(
         workdir_lib.write_rows(path, rows)
   replies = [reply for row in rows for reply in row['replies']]
   if cut := sum(not reply['stopped'] for reply in replies):
-    comparisons.say(
+    distributed.say(
       f'{cut} of {len(replies)} replies were cut at config.max_reply '
       f'{config.max_reply}'
     )
@@ -251,11 +251,11 @@ def chat(
     said = f'Assistant:{_shown(drawn["text"])}\n'
     print(json.dumps(rows[-1]) if config.json else said, flush=True)
     if not drawn['stopped']:
-      comparisons.say(f'cut at config.max_reply {config.max_reply}')
+      distributed.say(f'cut at config.max_reply {config.max_reply}')
     return drawn['text']
 
   before = f' after {len(rows)} messages' if rows else ''
-  comparisons.say(
+  distributed.say(
     f'a chat with {config.run}{before}; Ctrl-D ends it. The first replies take '
     'longer: programs are compiled'
   )

@@ -5,10 +5,9 @@ import importlib
 import importlib.util
 import sys
 
-from hh_jax import dialogue
+from hh_jax import dialogue, distributed
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax.errors import InputError
-from hh_jax.recipes import comparisons
 
 # a prompt and its ids -> the text of the reply
 ReplyFn = Callable[[str, Sequence[int]], str]
@@ -55,10 +54,10 @@ def talk(
       asked = [*turns, dialogue.Turn('Human', f' {message}')]
       kept, prompt, ids = fit(asked, tokenizer, max_prompt=max_prompt)
     except InputError as error:
-      comparisons.say(f'not sent: {error}')
+      distributed.say(f'not sent: {error}')
       continue
     if left_out := len(asked) - len(kept):
-      comparisons.say(
+      distributed.say(
         f'the oldest {left_out} turns no longer fit config.max_prompt '
         f'{max_prompt} and are left out'
       )
@@ -79,7 +78,7 @@ def _ask() -> str | None:
     print('Human: ', end='', file=sys.stderr, flush=True)
     return input()
   except UnicodeDecodeError:
-    comparisons.say('not sent: the message is not UTF-8 text')
+    distributed.say('not sent: the message is not UTF-8 text')
     return ''
   except EOFError:
     print(file=sys.stderr)

@@ -17,7 +17,7 @@ from hh_jax import tokenizer as tokenizer_lib
 from hh_jax.checkpoints import native
 from hh_jax.data import loader
 from hh_jax.model import Transformer
-from hh_jax.recipes import common, comparisons
+from hh_jax.recipes import common
 from hh_jax.types import LossFn, Params, TrainState
 
 
@@ -144,7 +144,7 @@ def train_on_rows(
     workdir, resume_step=int(state.step), **config.track
   )
   for note in notes:
-    comparisons.say(note)
+    distributed.say(note)
   bar = metrics_lib.progress(num_steps, name)
   with contextlib.closing(checkpoints), writer, bar:
     state = train.fit(
