@@ -71,17 +71,20 @@ def make_mesh(
     raise ValueError(
       f'mesh {asked} needs {math.prod(shape)} devices, there are {len(devices)}'
     )
-  types = (AxisType.Auto,) * len(AXES)
   slices = num_slices(devices)
-  if slices == 1:
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
   if data % slices:
     raise ValueError(
       f'mesh data={data} is not a multiple of {slices}, the TPU slices'
     )
-  within, between = (data // slices, *shape[1:]), (slices, 1, 1, 1)
-  laid_out = mesh_utils.create_hybrid_device_mesh(within, between, devices)
-  return Mesh(laid_out, AXES, axis_types=types)
+  within = (data // slices, *shape[1:])
+  # an axis may take a part of a side of the torus: 4 chips of 8, say
+  how = {'devices': devices, 'allow_split_physical_axes': True}
+  if slices == 1:
+    laid_out = mesh_utils.create_device_mesh(within, **how)
+  else:
+    between = (slices, 1, 1, 1)
+    laid_out = mesh_utils.create_hybrid_device_mesh(within, between, **how)
+  return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def num_slices(devices: Sequence[Any]) -> int:

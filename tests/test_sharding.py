@@ -83,7 +83,7 @@ def test_data_alone_goes_from_slice_to_slice(monkeypatch):
   monkeypatch.setattr(sharding, 'num_slices', lambda devices: 2)
   seen = []
 
-  def lay_out(within, between, devices):
+  def lay_out(within, between, devices, **how):
     seen.append((within, between))
     return np.reshape(devices, np.multiply(within, between))
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from configs import pm as pm_config
@@ -307,3 +308,16 @@ def test_a_slice_of_tpus():
   assert found.fits and set(step.seconds) == set(measure.RESOURCES)
   assert step.flops == pytest.approx(step.model_flops, rel=0.1)
   assert 0 < step.mfu_bound <= 1
+
+
+@pytest.mark.parametrize('slice_', ['v6e:8x16', 'v5p:8x8x8', 'v5e:16x16'])
+def test_a_degree_may_be_a_part_of_a_side_of_a_slice(slice_):
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('no libtpu here: no slice was laid out')
+  devices = chips.parse(slice_).devices()
+  mesh = sharding.make_mesh(model=4, devices=devices)
+  assert mesh.shape['fsdp'] == len(devices) // 4
+  # next to each other
+  for four in mesh.devices.reshape(-1, 4):
+    apart = np.diff([chip.coords for chip in four], axis=0)
+    np.testing.assert_array_equal(np.abs(apart).sum(axis=1), 1)
