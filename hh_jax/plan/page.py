@@ -62,6 +62,7 @@ def _basis(rows: Sequence[Row]) -> str:
     'latency. Collectives count what has to leave a chip by the algorithm that '
     'sends the least. Memory traffic is an estimate, from the borders of '
     'fusions. MFU counts the FLOPs that the model needs.',
+    'Meshes: f16 m4 is `mesh.fsdp=16`, `mesh.model=4`.',
     f'Calls: {_calls(rows)}. Replies are full, in PPO.',
     f'Vocabulary {rows[0]["plan"]["vocab_size"]}.',
     *[

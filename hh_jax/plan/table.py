@@ -214,7 +214,8 @@ def _row(row: dict[str, Any], notes: dict[str, str]) -> list[str]:
   return [
     f'{of["recipe"]} {model}'.strip() or name,
     of['topology'],
-    'x'.join(str(n) for n in of['mesh'].values() if n > 1) or '1',
+    # f16 m4: fsdp=16 and model=4
+    ' '.join(f'{k[0]}{n}' for k, n in of['mesh'].items() if n > 1) or '-',
     fits,
     size(of['peak']),
     size(of_chip),
