@@ -1,5 +1,5 @@
 import dataclasses
-import time
+import types
 
 import chex
 import jax
@@ -182,20 +182,23 @@ def test_fit_goes_on_from_the_step_of_the_state():
   assert logged == [('log', 3, 3.0)]
 
 
-def test_a_slow_loader_is_seen():
-  def batches(seconds):
-    while True:
-      time.sleep(seconds)
-      yield None
+@pytest.mark.parametrize(
+  ('seconds', 'work', 'share'), [(3.0, 1.0, 0.75), (0.0, 1.0, 0.0)]
+)
+def test_a_slow_loader_is_seen(monkeypatch, seconds, work, share):
+  """By a clock that the loader and the step move, and nothing else."""
+  now = [0.0]
 
-  shares = []
-  for seconds, work in ((0.05, 0.0), (0.0, 0.05)):
-    recorder = Recorder([1.0] * 7)
-    step = recorder.step
-    recorder.step = lambda *args, s=step, w=work: time.sleep(w) or s(*args)
-    recorder.fit(batches=batches(seconds))
-    shares.append(np.median(recorder.waited))
-  assert shares[0] > 0.6 and shares[1] < 0.2, shares
+  def take(seconds):
+    now[0] += seconds
+
+  clock = types.SimpleNamespace(perf_counter=lambda: take(1e-9) or now[0])
+  monkeypatch.setattr(loader, 'time', clock)
+  recorder = Recorder([1.0] * 7)
+  step = recorder.step
+  recorder.step = lambda *args: take(work) or step(*args)
+  recorder.fit(batches=iter(lambda: take(seconds), 'never'))
+  assert recorder.waited[1:] == pytest.approx([share] * 6, abs=1e-6)
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
