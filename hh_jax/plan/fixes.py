@@ -116,11 +116,11 @@ def _reach(of: Plan) -> tuple[int, float]:
 def options(config: Config, topology: chips.Topology) -> list[Option]:
   """Those that the config has and does not use, from what costs least time.
 
-  bfloat16 products and moments cost none; a smaller chunk of the head and
-  fewer replies at a time are more steps of a loop; micro-batches gather
-  parameters again; recomputation is a third more FLOPs; parameters that decode
-  as they are trained are gathered in every step; and a split of heads and MLP
-  is paid by every product.
+  bfloat16 products and moments cost none; a smaller chunk of the head is more
+  steps of a loop; micro-batches gather parameters again; recomputation is a
+  third more FLOPs; parameters that decode as they are trained are gathered in
+  every step; slots move rows between chips; and a split of heads and MLP is
+  paid by every product.
   """
   models = plans.models(config)
   offered = [
@@ -129,7 +129,6 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
     Option(({'optimizer.moments_dtype': 'bfloat16'}
             if config.optimizer.moments_dtype != 'bfloat16' else {},)),
     Option(_lower(config, 'head_chunk', (1024, 256)), ('score', *_TRAINS)),
-    Option(_lower(config, 'slots', _slots(config)), ('sample',)),
     Option(
       tuple(
         {'num_micro_batches': num}
@@ -143,6 +142,7 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
     Option(({'decode_params': 'split'}
             if config.get('decode_params') == 'gathered' else {},),
            ('reshard', 'sample')),
+    Option(_lower(config, 'slots', _slots(config)), ('sample',)),
     Option(({'mesh.model': 1, 'mesh.fsdp': -1}
             if config.mesh.model > 1 else {},)),
     _degrees(config, topology),

@@ -151,8 +151,14 @@ def _advice(
 ) -> Iterator[str]:
   """What the numbers say should be set otherwise."""
   for of in measured:
-    splits = of.name == 'sample' and config.decode_params == 'split'
-    if splits and fsdp > 1 and of.bound == 'links':
+    if of.name != 'sample' or of.bound != 'links':
+      continue
+    if config.slots:
+      yield (
+        'sample moves rows from chip to chip where slots take new prompts: '
+        '--config.slots=0 draws all at once, where they fit'
+      )
+    elif fsdp > 1 and config.decode_params == 'split':
       yield (
         'sample gathers all parameters in every step: '
         '--config.decode_params=gathered does it once an iteration, where they '
