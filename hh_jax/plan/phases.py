@@ -381,14 +381,14 @@ def results(lowered: Any, compiled: Any) -> Any:
 
 
 def in_rows(tree: Any, arguments: Any) -> Any:
-  """Results of a phase that does not compile, split by rows."""
-  (split, *_) = (
+  """Results of a phase that does not compile: split by rows, unless it says."""
+  (some, *_) = (
     x.sharding for x in jax.tree.leaves(arguments) if x.sharding is not None
   )
-  rows = NamedSharding(split.mesh, P(sharding.ROWS))
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=rows if x.shape else None
-    ),
-    tree,
-  )
+
+  def of(x: Any) -> jax.ShapeDtypeStruct:
+    spec = sharding.fit(some.mesh, x.shape, sharding.ROWS)
+    place = x.sharding or NamedSharding(some.mesh, spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+  return jax.tree.map(of, tree)

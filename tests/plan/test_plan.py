@@ -5,6 +5,7 @@ import importlib.util
 import json
 
 import jax
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -321,3 +322,14 @@ def test_a_degree_may_be_a_part_of_a_side_of_a_slice(slice_):
   for four in mesh.devices.reshape(-1, 4):
     apart = np.diff([chip.coords for chip in four], axis=0)
     np.testing.assert_array_equal(np.abs(apart).sum(axis=1), 1)
+
+
+def test_results_of_what_does_not_compile_lie_where_it_says_or_by_rows():
+  mesh = sharding.make_mesh(fsdp=4)
+  rows, whole = (
+    jax.NamedSharding(mesh, spec) for spec in (P(sharding.ROWS), P())
+  )
+  x = jax.ShapeDtypeStruct((8, 2), np.float32, sharding=rows)
+  fn = jax.jit(lambda x: (x, x, x.sum()), out_shardings=(whole, None, None))
+  found = phases.in_rows(fn.lower(x).out_info, (x,))
+  assert [chip // 4 for chip in map(phases.chip_bytes, found)] == [16, 4, 1]
