@@ -34,11 +34,13 @@ def render(
 
 _LAW = """\
 Rows a chip stay, chips grow; heads and MLP stay split over the same number. Of
-every phase and resource the seconds follow a + b / g at g chips along `fsdp`:
-what is gathered from g chips costs (g - 1) / g of it, a chip's share of
-parameters and moments is 1 / g. The first two slices give a and b, `off` is how
-far the law is from the bytes that the compiler's programs send on the others;
-sizes without `off` are not compiled but follow the law. Seconds are lower
+every phase the seconds of products and links follow a + b / g at g chips along
+`fsdp`: what is gathered from g chips costs (g - 1) / g of it. The first two
+slices give a and b, `off` is how far the law is from the bytes that the
+compiler's programs send on the others; sizes without `off` are not compiled but
+follow the law, with the memory traffic of the largest slice that was: that
+estimate moves with what the compiler fuses, from slice to slice by more than
+anything else here, so differences of a tenth mean nothing. Seconds are lower
 bounds of an iteration: `overlapped`, where links work while products do, and
 `in turn`, where they wait for each other; efficiency is that of the first
 slice over that of the line, of both. Nothing here knows of latency (a

@@ -1,15 +1,15 @@
 """Weak scaling: rows a chip stay, chips grow.
 
-The law: with g chips along 'fsdp', what a chip does in a phase is a + b / g.
-What is gathered from or scattered to g chips costs (g - 1) / g of it; rows a
-chip are the same; a chip's share of parameters and moments is 1 / g.
+The law: with g chips along 'fsdp', what a chip computes and sends in a phase is
+a + b / g. What is gathered from or scattered to g chips costs (g - 1) / g of
+it; rows a chip are the same. Memory traffic is an estimate that moves with what
+the compiler fuses: beyond the slices compiled it stays that of the largest.
 """
 
 from collections.abc import Sequence
 import dataclasses
 
-from hh_jax.plan.measure import RESOURCES
-
+_BY_LAW = ('flops', 'links')
 Seconds = dict[str, dict[str, float]]  # phase -> resource -> seconds
 
 
@@ -40,16 +40,14 @@ class Point:
 
 
 def by_law(first: Point, second: Point, fsdp: int) -> Seconds:
-  """Seconds at `fsdp`, by the law through two points."""
+  """Seconds at `fsdp`, by the law through two points; not of memory."""
 
   def at(x: float, y: float) -> float:
     b = (x - y) / (1 / first.fsdp - 1 / second.fsdp)
     return x + b * (1 / fsdp - 1 / first.fsdp)
 
   return {
-    phase: {
-      name: at(of[name], second.seconds[phase][name]) for name in RESOURCES
-    }
+    phase: {name: at(of[name], second.seconds[phase][name]) for name in _BY_LAW}
     for phase, of in first.seconds.items()
   }
 
@@ -69,5 +67,10 @@ def points(compiled: Sequence[Point], beyond: Sequence[int]) -> list[Point]:
     out.append(dataclasses.replace(x, off=off))
   for chips in beyond:
     fsdp = chips * first.fsdp // first.chips
-    out.append(Point(chips, fsdp, by_law(first, second, fsdp)))
+    largest = compiled[-1].seconds
+    seconds = {
+      phase: of | {'memory': largest[phase]['memory']}
+      for phase, of in by_law(first, second, fsdp).items()
+    }
+    out.append(Point(chips, fsdp, seconds))
   return out
