@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -271,7 +272,7 @@ def iterate(
   schedule: Callable[[int], Any],
 ) -> dict[str, float]:
   """Iteration `step`, from 1: its metrics, which the watch has written."""
-  coef = loop.controls.kl_coef
+  begin, coef = time.perf_counter(), loop.controls.kl_coef
   rollout, seen, update = loop.iteration(key)
   # what is refused here was learnt from, and is never saved
   values = watch.check_rollout(step, rollout, seen)
@@ -282,8 +283,9 @@ def iterate(
     'ppo/optimizer_steps': steps,
   }
   watch.iteration(step, values, update, rollout)
-  watch.phases(step, loop.phases)
   loop.adapt(seen)
+  wall = time.perf_counter() - begin
+  watch.phases(step, loop.phases, wall=wall)
   return values
 
 

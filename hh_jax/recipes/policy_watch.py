@@ -134,12 +134,20 @@ class Watch:
       }
     return out
 
-  def phases(self, step: int, phases: Mapping[str, Any]) -> None:
+  def phases(
+    self, step: int, phases: Mapping[str, Any], *, wall: float
+  ) -> None:
     """Appends seconds, and bytes by the compiler's count, of each phase.
 
-    The first line of a process drops those of the iterations that it redoes.
+    `wall` are the iteration's seconds: idle_share is the part of them outside
+    of all phases, host work and compilation. The first line of a process drops
+    those of the iterations that it redoes.
     """
-    line: dict[str, Any] = {'step': step}
+    busy = sum(phase.seconds for phase in phases.values())
+    line: dict[str, Any] = {
+      'step': step,
+      'idle_share': round(1 - busy / wall, 4),
+    }
     for name, phase in phases.items():
       line[f'{name}/seconds'] = round(phase.seconds, 4)
       line[f'{name}/compile_s'] = round(phase.compile_s, 3)

@@ -27,15 +27,16 @@ def test_phases_of_redone_iterations_stand_once(tmp_path):
   path, phase = tmp_path / policy_watch.PHASES, phases.Phase(None)
   first, again = make_watch(tmp_path), make_watch(tmp_path)
   for step in (1, 2, 3):
-    first.phases(step, {'sample': phase})
+    first.phases(step, {'sample': phase}, wall=10.0)
   with open(path, 'a') as file:
     file.write('{"step": 4, "sam')
   phase.seconds = 7.0
   for step in (3, 4):
-    again.phases(step, {'sample': phase})
+    again.phases(step, {'sample': phase}, wall=10.0)
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   assert [row['step'] for row in rows] == [1, 2, 3, 4]
   assert [row['sample/seconds'] for row in rows] == [0, 0, 7, 7]
+  assert [row['idle_share'] for row in rows] == [1, 1, 0.3, 0.3]
 
 
 def write_scores(path, **scores):
