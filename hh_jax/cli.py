@@ -62,7 +62,7 @@ def parse(
   """
   recipe, *rest = argv
   if recipe not in recipes:
-    raise InputError(f'no recipe {recipe!r}: {_nearest(recipe, recipes)}')
+    raise InputError(f'no recipe {recipe!r}: {nearest(recipe, recipes)}')
   own = (own_options or {}).get(recipe, {})
   known = (*OPTIONS, *own)
   found: dict[str, str] = {}
@@ -70,7 +70,7 @@ def parse(
   for word in words:
     option, has_value, value = word.partition('=')
     if option not in known and not option.startswith('--config.'):
-      raise InputError(f'no option {option!r}: {_nearest(option, known)}')
+      raise InputError(f'no option {option!r}: {nearest(option, known)}')
     if not has_value and own.get(option) is bool:
       value = 'true'
     elif not has_value:
@@ -140,7 +140,7 @@ def load_config(
 def _get_config(path: pathlib.Path, size: str | None) -> Any:
   if not path.is_file():
     others = [str(p) for p in path.parent.glob('*.py')]
-    raise InputError(f'no config file {path}: {_nearest(str(path), others)}')
+    raise InputError(f'no config file {path}: {nearest(str(path), others)}')
   spec = importlib.util.spec_from_file_location(path.stem, path)
   if spec is None:
     raise InputError(f'the config {path} is not a Python file')
@@ -151,7 +151,15 @@ def _get_config(path: pathlib.Path, size: str | None) -> Any:
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
     raise InputError(f'{path} defines no get_config')
-  if inspect.signature(module.get_config).parameters:
+  signature = inspect.signature(module.get_config)
+  if signature.parameters:
+    try:
+      signature.bind(size)
+    except TypeError:
+      raise InputError(
+        f'{path} is no config by itself: its get_config takes '
+        f'{", ".join(signature.parameters)}'
+      ) from None
     return module.get_config(size)
   if size is not None:
     raise InputError(f'{path} has no sizes: leave out :{size}')
@@ -208,11 +216,11 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     leaves = list(_leaves(config))
     same_name = [leaf for leaf in leaves if leaf.split('.')[-1] == name]
     raise InputError(
-      f'no config key {key!r}: {_nearest(key, same_name[:4] or leaves)}'
+      f'no config key {key!r}: {nearest(key, same_name[:4] or leaves)}'
     )
   if _is_section(section[name]):
     inside = list(_leaves(section[name], f'{key}.'))
-    raise InputError(f'{key} is a section: {_nearest(key, inside)}')
+    raise InputError(f'{key} is a section: {nearest(key, inside)}')
   kind = section.get_type(name)
   section[name] = _parse_value(key, text, kind, section[name])
 
@@ -244,7 +252,7 @@ def _parse_value(key: str, text: str, kind: type, old: Any) -> Any:
   return value
 
 
-def _nearest(word: str, valid: Collection[str]) -> str:
+def nearest(word: str, valid: Collection[str]) -> str:
   """'nearest: a, b', or all the valid words where none is near."""
   if not valid:
     return 'there is none to choose from'

@@ -17,11 +17,17 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 from hh_jax import cli, recipes, stopping
 from hh_jax.errors import InputError
 
 ON = ('local', 'slurm', 'xpk')
+OF = {  # the options of each
+  'local': ('processes', 'devices'),
+  'slurm': ('nodes', 'gpus', 'minutes', 'setup'),
+  'xpk': ('cluster', 'tpu_type', 'slices', 'restarts', 'image'),
+}
 ZERO = ('devices', 'gpus', 'restarts')  # options that may be 0
 NOTICE_S = 120  # between SIGTERM to all processes and the end of a job
 SLURM_LATE_S = 60  # by which Slurm may give notice earlier
@@ -57,7 +63,8 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     name, is_given, value = words.pop(0).partition('=')
     if name not in fields or not is_given:
       raise InputError(
-        f'launch takes {", ".join(f"{x}=..." for x in fields)}, not {name}'
+        f'launch takes {", ".join(f"{x}=..." for x in fields)}, not {name}; '
+        f'{cli.nearest(name, fields)}'
       )
     field = fields[name]
     low = 0 if field.name in ZERO else 1
@@ -69,17 +76,53 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
   options = Options(**given)
   if options.on not in ON:
     raise InputError(f'--on {options.on!r} is none of {", ".join(ON)}')
-  if not words or words[0] not in recipes.RECIPES or words[0] == 'sweep':
+  for name in given:
+    if name != 'on' and name not in OF[options.on]:
+      raise InputError(
+        f'--{name.replace("_", "-")} is no option of --on={options.on}'
+      )
+  if words and words[0] == 'sweep':
+    raise InputError(
+      'a sweep launches its own cells: sweep --config.on=slurm, say'
+    )
+  if not words or words[0] not in recipes.RECIPES:
     raise InputError('after the options comes a recipe with its own')
   command = cli.parse(words, recipes.RECIPES)
   config = cli.load_config(command.config, command.overrides)
-  is_spread = options.on == 'xpk' and 'mesh' in config
-  if is_spread and config.mesh.data % options.slices:
+  _check(options, config, command.workdir)
+  return options, words
+
+
+def _check(options: Options, config: Any, workdir: str) -> None:
+  """InputError for what the cluster would only find out later."""
+  if options.on == 'xpk' and not workdir.startswith('/'):
     raise InputError(
-      f'config.mesh.data {config.mesh.data} is not a multiple of --slices='
+      f'--workdir {workdir} would be lost with its container: xpk wants an '
+      'absolute path, of a disk that all hosts mount'
+    )
+  if options.on == 'slurm' and 60 * options.minutes < NOTICE_S + SLURM_LATE_S:
+    raise InputError(
+      f'--minutes {options.minutes} leaves no time before the notice, '
+      f'{NOTICE_S + SLURM_LATE_S} s before the limit'
+    )
+  if 'mesh' not in config:
+    return
+  mesh = config.mesh
+  if options.on == 'xpk' and mesh.data % options.slices:
+    raise InputError(
+      f'config.mesh.data {mesh.data} is not a multiple of --slices='
       f'{options.slices}: no other axis goes from slice to slice'
     )
-  return options, words
+  devices = {
+    'local': options.processes * options.devices,
+    'slurm': options.nodes * options.gpus,
+  }.get(options.on)
+  others = mesh.data * mesh.sequence * mesh.model
+  fsdp = mesh.fsdp if mesh.fsdp > 0 else (devices or 0) // max(others, 1)
+  if devices and others * fsdp != devices:
+    raise InputError(
+      f'config.mesh does not lay out {devices} devices: {mesh.to_dict()}'
+    )
 
 
 def main(argv: Sequence[str]) -> int:

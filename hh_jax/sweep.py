@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -93,6 +94,8 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
     raise InputError(
       f'config.on={config.on} needs submitit: pip install "hh_jax[slurm]"'
     )
+  if config.on == 'slurm' and shutil.which('sbatch') is None:
+    raise InputError('config.on=slurm needs Slurm: there is no sbatch here')
   return cells
 
 
@@ -219,7 +222,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   root = pathlib.Path(workdir)
   cells = check(config, root)
   # the cells are compared each for itself
-  same = {'recipe': config.recipe, 'base': config.base}
+  same = {
+    'recipe': config.recipe,
+    'base': config.base,
+    'overrides': sorted(config.overrides.split()),
+  }
   workdir_lib.open_run(root, same, 'sweep')
   todo = [cell for cell in cells if not cell.is_finished]
   if todo:

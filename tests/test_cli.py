@@ -240,6 +240,11 @@ def test_wrong_command_lines_are_one_line(capsys, runs, config_file):
     ('a.py', 'x = 1', 'defines no get_config'),
     ('a.py', 'def get_config(): return {}', 'returns no ConfigDict'),
     ('a.py:b', 'def get_config(): return {}', 'leave out :b'),
+    (
+      'a.py',
+      'def get_config(x, size): return {}',
+      'its get_config takes x, si',
+    ),
   ],
 )
 def test_files_that_are_no_config_are_refused(tmp_path, name, text, expected):

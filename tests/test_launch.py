@@ -32,7 +32,7 @@ def test_a_slurm_script(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ('code', 'minutes', 'queued'), [(143, 1, 1), (143, 90, 0), (1, 1, 0)]
+  ('code', 'minutes', 'queued'), [(143, 3, 1), (143, 90, 0), (1, 3, 0)]
 )
 def test_a_slurm_job_queues_itself_again_at_its_limit_alone(
   tmp_path, capsys, code, minutes, queued
@@ -52,16 +52,19 @@ def test_a_slurm_job_queues_itself_again_at_its_limit_alone(
   assert done.stdout == 'requeue 7\n' * queued
 
 
+MOUNTED = [*PM[:2], '--workdir=/disk/A pm_1', *PM[3:]]
+
+
 def test_an_xpk_command(capsys):
   options = ['--on=xpk', '--cluster=c', '--tpu-type=v5p-512', '--image=i']
-  assert launch.main([*options, *PM]) == 0
+  assert launch.main([*options, *MOUNTED]) == 0
   words = shlex.split(capsys.readouterr().out)
   assert words[:3] == ['xpk', 'workload', 'create']
   for word in ('--workload=pm-a-pm-1', '--tpu-type=v5p-512'):
     assert word in words
   assert '--max-restarts=10' in words
   command = words[-1].removeprefix('--command=')
-  assert shlex.split(command) == ['python', '-m', 'hh_jax', *PM]
+  assert shlex.split(command) == ['python', '-m', 'hh_jax', *MOUNTED]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +78,20 @@ def test_an_xpk_command(capsys):
     (['--on=slurm'], 'a recipe with its own'),
     (['--on=slurm', *PM, '--config.optimizer.l=1'], 'no config key'),
     (['--on=slurm', *PM[:2]], '--workdir is missing'),
-    (['--on=xpk', '--cluster=c', '--image=i', *PM], 'needs --tpu-type'),
-    (['--on=xpk', '--slices=2', *PM], 'data 1 is not a multiple of --slices=2'),
+    (['--on=xpk', '--cluster=c', '--image=i', *MOUNTED], 'needs --tpu-type'),
+    (['--on=xpk', *PM], 'runs/A pm_1 would be lost with its container'),
+    (['--on=xpk', '--slices=2', *MOUNTED], 'data 1 is not a multiple of --sli'),
+    (
+      ['--on=slurm', '--processes=2', *PM],
+      '--processes is no option of --on=s',
+    ),
+    (['--on=slurm', '--minutes=2', *PM], 'minutes 2 leaves no time before the'),
+    (
+      ['--on=slurm', *PM, '--config.mesh.model=5'],
+      'does not lay out 8 devices',
+    ),
+    (['--on=slurm', *PM, '--config.mesh.fsdp=4'], 'does not lay out 8 devices'),
+    (['--on=slurm', 'sweep'], 'a sweep launches its own cells'),
   ],
 )
 def test_mistakes_are_found_before_a_job_is_queued(argv, says):

@@ -80,6 +80,10 @@ def test_finished_cells_are_not_run_again(tmp_path, monkeypatch):
   sweep.run(both, str(tmp_path / 's'))
   assert started == ['vocab_size=380']
   assert len(chain_lib.rows(tmp_path / 's' / sweep.RESULTS)) == 2
+  with both.unlocked():  # of all cells: another sweep
+    both.overrides += ' data.options.seed=1'
+  with pytest.raises(InputError, match='overrides'):
+    sweep.run(both, str(tmp_path / 's'))
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path):
@@ -102,16 +106,18 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     (('vocab_size=a',), {}, 'takes an integer'),
     (('vocab_size=1', 'vocab_size=1'), {}, 'has .* twice'),
     (('vocab_size=1',), {'on': 'cloud'}, 'config.on'),
+    (('vocab_size=1',), {'on': 'slurm'}, 'there is no sbatch here'),
     (('vocab_size=1',), {'jobs': 0}, 'config.jobs 0 is not 1'),
     (('vocab_size=1',), {'recipe': 'sweep'}, 'is no recipe'),
   ],
 )
 def test_mistakes_are_found_before_anything_runs(
-  tmp_path, cells, changes, says
+  tmp_path, monkeypatch, cells, changes, says
 ):
   config = config_of(*cells)
   config.unlock()
   config.update(changes)
+  monkeypatch.setenv('PATH', '')
   with pytest.raises(InputError, match=says):
     sweep.run(config, str(tmp_path / 's'))
   assert not (tmp_path / 's').exists()

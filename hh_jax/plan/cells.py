@@ -44,7 +44,7 @@ def read_cell(text: str, flags: Sequence[str]) -> Cell:
 
   `flags` are further words of it, such as --quick.
   """
-  words = text.split()
+  words = text.split() if isinstance(text, str) else []
   pairs = [word.partition('=') for word in words[2:]]
   if len(words) < 2 or not all(key and value for key, _, value in pairs):
     raise InputError(

@@ -97,6 +97,9 @@ def parse(name: str) -> Topology:
       return Topology(name, 'gpu', int(count or 1), CHIPS[chip])
   if kind in TPUS and re.fullmatch(r'[1-9]\d*(x[1-9]\d*)+', rest):
     sides = [int(n) for n in rest.split('x')]
-    if len(sides) == _AXES[kind]:
-      return Topology(name, 'tpu', math.prod(sides), CHIPS[kind])
+    if len(sides) != _AXES[kind]:
+      raise InputError(
+        f'--topology {name!r}: slices of {kind} have {_AXES[kind]} sides'
+      )
+    return Topology(name, 'tpu', math.prod(sides), CHIPS[kind])
   raise InputError(f'--topology {name!r} is none of {KNOWN}')

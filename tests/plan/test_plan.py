@@ -252,7 +252,7 @@ def test_the_command_prints_a_table_or_json(capsys):
   [
     ([], '--topology is missing: it is one of v5e:4x4'),
     (['--topology=v9:2x2'], "--topology 'v9:2x2' is none of v5e:4x4"),
-    (['--topology=v5p:4x4'], "'v5p:4x4' is none of"),
+    (['--topology=v5p:4x4'], "'v5p:4x4': slices of v5p have 3 sides"),
     (['--topology=gpu:h200x'], "'gpu:h200x' is none of"),
     (['--topology=cpu:3'], 'is of 3 chips, and this process has 4'),
     (['--topology=cpu:4', '--config.mesh.model=3'], 'config.mesh: '),
