@@ -14,7 +14,7 @@ locks := $(sort $(wildcard constraints/*.txt))
 lock = $(or $(wildcard constraints/py$(call minor,$(python)).txt),\
   $(lastword $(locks)))
 
-.PHONY: demo install lint lock test
+.PHONY: demo install lint lock test test-tpu
 
 # The last line printed is the path of the report.
 demo: install
@@ -25,6 +25,10 @@ install: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@$(python) -m pytest -n 2 --cov --cov-report=term
+
+# What needs the TPU's compiler, a large package.
+test-tpu: $(VENV)/installed-plan
+	@$(python) -m pytest -n 2 -m libtpu
 
 lint: $(VENV)/installed-dev
 	@$(VENV)/bin/ruff check .
@@ -49,7 +53,8 @@ $(VENV)/created:
 
 $(VENV)/installed: spec = .
 $(VENV)/installed-dev: spec = .[dev]
-$(VENV)/installed $(VENV)/installed-dev: $(VENV)/created pyproject.toml $(locks)
+$(VENV)/installed-plan: spec = .[dev,plan]
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-plan: $(VENV)/created pyproject.toml $(locks)
 	@echo "installing hh_jax into $(VENV), a minute or two" >&2
 	@$(python) $(pip) install -qq -e '$(spec)' -c $(lock)
 	@touch $(VENV)/installed $@

@@ -1,5 +1,6 @@
 """Every test runs on four fake CPU devices, with strict shapes."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -26,6 +27,15 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_enable_compilation_cache', False)
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def tpu_compiler(monkeypatch) -> None:
+  """For tests of the mark libtpu: skips without it."""
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('no libtpu here: nothing was compiled for a TPU')
+  # another process may hold it
+  monkeypatch.setitem(os.environ, 'ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 
 @pytest.fixture(scope='session')

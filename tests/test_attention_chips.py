@@ -1,8 +1,6 @@
 """Kernels as the compilers of chips that are not here take them."""
 
 import functools
-import importlib.util
-import os
 import re
 
 import jax
@@ -19,12 +17,8 @@ MESHES = ({'fsdp': 2, 'model': 2}, {'sequence': 2, 'model': 2})
 
 
 @pytest.fixture
-def tpus(monkeypatch):
+def tpus(tpu_compiler):
   """The chips of a v5e slice of 2x2."""
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('no libtpu here: nothing was compiled for a TPU')
-  # another process may hold the compiler
-  monkeypatch.setitem(os.environ, 'ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   return chips.parse('v5e:2x2').devices()
 
 
@@ -63,6 +57,7 @@ def test_cudnn_is_called_on_the_share_of_a_gpu(monkeypatch, sizes):
   ]
 
 
+@pytest.mark.libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize('head_dim', [16, 128])
 @pytest.mark.parametrize('sizes', MESHES, ids=str)
@@ -88,6 +83,7 @@ def preference_step(devices, **sizes):
   return phase.jitted.lower(*phase.arguments({})).compile()
 
 
+@pytest.mark.libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes', MESHES, ids=str)
 def test_a_preference_step_with_splash_stores_less(tpus, sizes):
@@ -102,6 +98,7 @@ def test_a_preference_step_with_splash_stores_less(tpus, sizes):
   assert stored < 0.5 * scores
 
 
+@pytest.mark.libtpu
 @pytest.mark.slow
 def test_the_sequence_axis_splits_what_a_chip_stores(tpus):
   """8 rows of long text on four chips, in two ways."""

@@ -72,6 +72,6 @@ def test_samples_that_share_a_row_of_prompts():
   got = [generation.shared_samples(n, b, mesh) for n, b in cases]
   if mesh.shape['fsdp'] == 1:
     assert got == [4, 2, 64, 16, 1]
-  four = dataclasses.make_dataclass('Mesh', ['shape'])({'fsdp': 4})
+  four = dataclasses.make_dataclass('Mesh', ['shape'])({'data': 2, 'fsdp': 2})
   got = [generation.shared_samples(n, b, four) for n, b in cases]
   assert got == [1, 1, 64, 4, 1]

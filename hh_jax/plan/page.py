@@ -26,7 +26,7 @@ def render(
     _LAW,
   ]
   for name, rows in found.items():
-    if name not in ('cells', 'saving'):
+    if rows and name not in ('cells', 'saving'):
       recipe = table.final(rows[0]['plan'])['recipe']
       parts += [f'### {recipe}', _weak(rows, beyond), f'`{rows[0]["cell"]}`']
   return '\n\n'.join(parts) + '\n'

@@ -299,10 +299,9 @@ def test_a_compiler_says_how_much_it_needs():
   assert measure.needed_bytes('another error', 7) is None
 
 
+@pytest.mark.libtpu
 @pytest.mark.slow
-def test_a_slice_of_tpus():
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('no libtpu here: nothing was compiled for a TPU')
+def test_a_slice_of_tpus(tpu_compiler):
   config = _pm()
   found = plans.compiled(config, chips.parse('v5e:2x2'), ASKED)
   (step,) = found.phases
@@ -311,10 +310,9 @@ def test_a_slice_of_tpus():
   assert 0 < step.mfu_bound <= 1
 
 
+@pytest.mark.libtpu
 @pytest.mark.parametrize('slice_', ['v6e:8x16', 'v5p:8x8x8', 'v5e:16x16'])
-def test_a_degree_may_be_a_part_of_a_side_of_a_slice(slice_):
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('no libtpu here: no slice was laid out')
+def test_a_degree_may_be_a_part_of_a_side_of_a_slice(tpu_compiler, slice_):
   devices = chips.parse(slice_).devices()
   mesh = sharding.make_mesh(model=4, devices=devices)
   assert mesh.shape['fsdp'] == len(devices) // 4

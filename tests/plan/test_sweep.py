@@ -1,7 +1,6 @@
 """Sweeps of plans, on CPUs; and the page that they make."""
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
@@ -224,7 +223,7 @@ def test_a_sweep_compiles_and_writes_a_page(tmp_path, monkeypatch, capsys):
   page = tmp_path / 'page.md'
   assert sweep.run(asked, options | {'--write': str(page)}) == 0
   text = page.read_text()
-  assert '| pm tiny | cpu:2 | 2 | yes |' in text
+  assert '| pm tiny | cpu:2 | f2 | yes |' in text
   assert '| `optimizer.moments_dtype=bfloat16` |' in text
   assert 'Versions: jax ' in text
   broken = f'{cell} mesh.model=3'
@@ -232,11 +231,10 @@ def test_a_sweep_compiles_and_writes_a_page(tmp_path, monkeypatch, capsys):
   assert 'config.mesh: ' in capsys.readouterr().err
 
 
+@pytest.mark.libtpu
 @pytest.mark.slow
-def test_all_sizes_on_all_kinds_of_tpus(tmp_path):
-  """Preference models and policies; about a fourth of docs/scaling.md."""
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('no libtpu here: nothing was compiled for a TPU')
+def test_all_sizes_on_all_kinds_of_tpus(tpu_compiler, tmp_path):
+  """Preference models and policies; a third of the table of docs/scaling.md."""
   words = 'plan --sweep --config=configs/scaling.py:some --quick --steps=1'
   done = subprocess.run(
     [sys.executable, '-m', 'hh_jax', *words.split(), '--json',
@@ -245,13 +243,14 @@ def test_all_sizes_on_all_kinds_of_tpus(tmp_path):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   rows = json.loads(done.stdout.splitlines()[-1])
-  sizes = {row['cell'].split()[0].partition(':')[2] for row in rows}
-  assert sizes == {'13M', '42M', '197M', '810M', '2.7B', '13B', '52B'}
+  sizes = ('13M', '42M', '197M', '810M', '2.7B', '13B', '52B')
+  assert [row['cell'].split()[0] for row in rows] == [
+    f'configs/{recipe}.py:{size}' for recipe in ('pm', 'ppo') for size in sizes
+  ]
   plans = [row['plan'] for row in rows]
-  assert {of['recipe'] for of in plans} == {'pm', 'ppo'}
   assert {of['topology'][:3] for of in plans} == {'v5e', 'v5p', 'v6e'}
   for of in plans:
     assert of['fits'] and 0 < of['mfu_bound'] <= 1 and of['hours'] > 0
     for phase in of['phases']:
       # recomputation, and what a decode step does for rows that are done
-      assert phase['flops'] > 0.5 * phase['model_flops']
+      assert phase['flops'] >= 0.5 * phase['model_flops']
