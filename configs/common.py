@@ -182,11 +182,12 @@ def sweep(recipe: str, base: str, cells: tuple, **changes):
     cells=cells,
     overrides='',
     columns=(),  # of the summary, in the table; (): the first six
-    on='local',  # 'slurm': a job array
+    on='local',  # 'slurm': a job array; 'xpk': commands for GKE
     jobs=1,  # at a time
     gpus=0,  # above 0: as many jobs, one a GPU
     # parameters: submitit's, such as slurm_partition, gpus_per_node, mem_gb
     slurm=config(minutes=24 * 60, parameters=config()),
+    xpk=config(cluster='', tpu_type='', image='', slices=1, restarts=10),
   )
   return config(**(fields | changes))
 

@@ -9,6 +9,7 @@ what it would be without `launch`, and is checked here.
 
 from collections.abc import Sequence
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
@@ -141,6 +142,14 @@ def _name(words: Sequence[str]) -> str:
   return re.sub('[^a-z0-9]+', '-', text).strip('-')
 
 
+def _short(name: str) -> str:
+  """As xpk takes it; of long names another end for each."""
+  if len(name) <= XPK_NAME:
+    return name
+  digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+  return f'{name[: XPK_NAME - 9].strip("-")}-{digest}'
+
+
 def slurm(options: Options, words: Sequence[str]) -> str:
   """A job script: whole nodes, a process each, found by Slurm's variables.
 
@@ -194,7 +203,7 @@ def xpk(options: Options, words: Sequence[str]) -> str:
   return shlex.join([
     'xpk', 'workload', 'create',
     f'--cluster={options.cluster}',
-    f'--workload={_name(words)[:XPK_NAME].strip("-")}',
+    f'--workload={_short(_name(words))}',
     f'--tpu-type={options.tpu_type}',
     f'--num-slices={options.slices}',
     f'--docker-image={options.image}',

@@ -13,13 +13,14 @@ from typing import Any
 
 import ml_collections
 
-from hh_jax import cli, recipes, stopping
+from hh_jax import cli, launch, recipes, stopping
 from hh_jax import metrics as metrics_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
 
 RESULTS, TABLE = 'results.jsonl', 'table.md'
-PLACES = ('local', 'slurm', 'submitit-local')
+XPK = 'xpk.sh'
+PLACES = ('local', 'slurm', 'submitit-local', 'xpk')
 POLL_S = 0.2
 
 
@@ -96,7 +97,22 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
     )
   if config.on == 'slurm' and shutil.which('sbatch') is None:
     raise InputError('config.on=slurm needs Slurm: there is no sbatch here')
+  if config.on == 'xpk':
+    _workloads(cells, config)
   return cells
+
+
+def _workloads(cells: Iterable[Cell], config: Any) -> list[str]:
+  """The commands that start them on GKE; InputError as `launch` has it."""
+  flags = [
+    f'--{name.replace("_", "-")}={value}'
+    for name, value in config.xpk.items()
+    if value
+  ]
+  return [
+    launch.xpk(*launch.parse(['--on=xpk', *flags, *cell.command[2:]]))
+    for cell in cells
+  ]
 
 
 def _start(cell: Cell, slot: int, gpus: int) -> subprocess.Popen:
@@ -216,6 +232,8 @@ def _shown(value: Any) -> str:
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Runs the cells that are not finished; writes results.jsonl and table.md.
 
+  With config.on=xpk it writes the commands that start them, and the same call
+  collects what they have come to.
   Cells may be added to a sweep later. One that fails does not stop the others;
   at the end it is an InputError with the last line of its log.
   """
@@ -229,7 +247,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   }
   workdir_lib.open_run(root, same, 'sweep')
   todo = [cell for cell in cells if not cell.is_finished]
-  if todo:
+  if todo and config.on == 'xpk':
+    text = ''.join(f'{line}\n' for line in _workloads(todo, config))
+    workdir_lib.write_bytes(root / XPK, text.encode())
+  elif todo:
     with metrics_lib.progress(len(todo), 'cells') as bar:
       if config.on == 'local':
         run_local(todo, jobs=config.jobs, gpus=config.gpus, bar=bar)
@@ -244,6 +265,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   workdir_lib.write_bytes(root / TABLE, text.encode())
   print(text, end='')
   failed = [cell for cell in cells if not cell.is_finished]
+  if failed and config.on == 'xpk':
+    print(f'{len(failed)} workloads to start are in {root / XPK}')
+    return {'cells': len(cells), 'waiting': len(failed)}
   if failed:
     raise InputError(
       f'{len(failed)} of {len(cells)} cells failed, the first is '

@@ -67,6 +67,17 @@ def test_an_xpk_command(capsys):
   assert shlex.split(command) == ['python', '-m', 'hh_jax', *MOUNTED]
 
 
+def test_long_names_of_workloads_stay_apart(capsys):
+  options = ['--on=xpk', '--cluster=c', '--tpu-type=v5p-8', '--image=i']
+  names = []
+  for seed in (0, 1):
+    run = f'--workdir=/disk/size=13M,optimizer.learning_rate=0.001,seed={seed}'
+    launch.main([*options, *MOUNTED[:2], run])
+    names.append(shlex.split(capsys.readouterr().out)[4])
+  assert names[0] != names[1]
+  assert all(len(name.partition('=')[2]) <= 40 for name in names)
+
+
 @pytest.mark.parametrize(
   ('argv', 'says'),
   [

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -121,6 +122,29 @@ def test_mistakes_are_found_before_anything_runs(
   with pytest.raises(InputError, match=says):
     sweep.run(config, str(tmp_path / 's'))
   assert not (tmp_path / 's').exists()
+
+
+def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
+  root = tmp_path / 's'
+  config = config_of('vocab_size=400', 'vocab_size=380', on='xpk')
+  with pytest.raises(InputError, match='xpk needs --cluster'):
+    sweep.run(config, str(root))
+  with config.unlocked():
+    config.xpk.update(cluster='c', tpu_type='v5p-8', image='i')
+  with pytest.raises(InputError, match='lost with its container'):
+    sweep.run(config, 'runs/s')
+  assert sweep.run(config, str(root)) == {'cells': 2, 'waiting': 2}
+  lines = (root / sweep.XPK).read_text().splitlines()
+  words = [shlex.split(line) for line in lines]
+  assert [of[:3] for of in words] == [['xpk', 'workload', 'create']] * 2
+  assert f'--workdir={root}/vocab_size=380' in words[1][-1]
+  with config.unlocked():
+    config.on = 'local'
+  sweep.run(config, str(root))
+  with config.unlocked():
+    config.on = 'xpk'
+  assert sweep.run(config, str(root)) == {'cells': 2}
+  assert 'vocab_size' in capsys.readouterr().out
 
 
 def test_two_at_a_time(tmp_path, monkeypatch):
