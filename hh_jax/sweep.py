@@ -107,7 +107,7 @@ def _workloads(cells: Iterable[Cell], config: Any) -> list[str]:
   flags = [
     f'--{name.replace("_", "-")}={value}'
     for name, value in config.xpk.items()
-    if value
+    if value != ''  # not 0, which is no restarts
   ]
   return [
     launch.xpk(*launch.parse(['--on=xpk', *flags, *cell.command[2:]]))

@@ -130,7 +130,7 @@ def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
   with pytest.raises(InputError, match='xpk needs --cluster'):
     sweep.run(config, str(root))
   with config.unlocked():
-    config.xpk.update(cluster='c', tpu_type='v5p-8', image='i')
+    config.xpk.update(cluster='c', tpu_type='v5p-8', image='i', restarts=0)
   with pytest.raises(InputError, match='lost with its container'):
     sweep.run(config, 'runs/s')
   assert sweep.run(config, str(root)) == {'cells': 2, 'waiting': 2}
@@ -138,6 +138,7 @@ def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
   words = [shlex.split(line) for line in lines]
   assert [of[:3] for of in words] == [['xpk', 'workload', 'create']] * 2
   assert f'--workdir={root}/vocab_size=380' in words[1][-1]
+  assert '--max-restarts=0' in words[0]
   with config.unlocked():
     config.on = 'local'
   sweep.run(config, str(root))
