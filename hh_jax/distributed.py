@@ -23,6 +23,7 @@ ENVIRONMENT = {
   'process_id': 'JAX_PROCESS_ID',
 }
 LEAVING_SECONDS = 10  # that a process which failed waits for others to fail
+WORKING_SECONDS = 10**6  # that others wait for one: its heartbeats tell enough
 _MESSAGE_BYTES = 1024  # of an error that a process tells the others
 
 
@@ -44,6 +45,7 @@ class _Here:
   index: int = 0
   count: int = 1
   is_apart: bool = False  # at something that the others do not take part in
+  meetings: int = 0
 
 
 _here = _Here()
@@ -90,7 +92,11 @@ def by_writer(do: Callable[[], object]) -> None:
 
 
 def by_all(do: Callable[[], object]) -> None:
-  """Every process does it; an InputError of one is raised in every process."""
+  """Every process does it; an InputError of one is raised in every process.
+
+  They may take as long as they want: only then do they talk in collectives,
+  which would give up on one that is late (gloo's first after 30 s).
+  """
   if _here.count == 1 or _here.is_apart:
     do()
     return
@@ -102,9 +108,18 @@ def by_all(do: Callable[[], object]) -> None:
     error = e
   finally:
     _here.is_apart = False
+  _here.meetings += 1
+  _meet(f'hh_jax {_here.meetings}', WORKING_SECONDS)
   told = first_said(str(error) if error else '')
   if error or told:
     raise error or InputError(told)
+
+
+def _meet(key: str, seconds: int) -> None:
+  """Waits for all processes; JaxRuntimeError where one dies, or is too late."""
+  from orbax.checkpoint import multihost
+
+  multihost.get_barrier_sync_fn()(key=key, timeout_ms=seconds * 1000)
 
 
 def largest(number: int) -> int:
@@ -229,6 +244,7 @@ def _count(said: dict[str, str | int], name: str) -> int:
 def _start(place: rollcall.Place, asked: Asked) -> None:
   rollcall.meet(place, timeout=asked.startup_timeout)
   import jax
+  from orbax.checkpoint import multihost  # noqa: F401, _leave is too late for it
 
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   # Programs in flight on the devices of one CPU can starve each other.
@@ -265,12 +281,16 @@ def _leave(code: int) -> None:
 
   Where all fail alike they leave together.
   """
-  from orbax.checkpoint import multihost
-
   sys.stdout.flush()
   sys.stderr.flush()
   try:
-    wait = multihost.get_barrier_sync_fn()
-    wait(key='hh_jax leaves', timeout_ms=LEAVING_SECONDS * 1000)
-  except Exception:  # of whatever kind: the others are not coming
+    _meet('hh_jax leaves', LEAVING_SECONDS)
+  except Exception as error:  # of whatever kind: the others are not coming
+    why = ' '.join(str(error).partition('RPC:')[0].split())
+    print(
+      'hh_jax: the other processes do not end with this one; where one of them '
+      f'died, that was the cause: {why}',
+      file=sys.stderr,
+      flush=True,
+    )
     os._exit(code)

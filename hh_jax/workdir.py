@@ -24,6 +24,7 @@ from hh_jax.errors import InputError
 CONFIG = 'config.json'
 SUMMARY = 'summary.json'
 CARD = 'model.json'  # of a run with a model: see checkpoints/native.py
+PREPARED = 'prepared'  # a folder, while it runs: see data/prepared.py
 # Run directories that this process has open: (device, inode) -> descriptor.
 _OPEN: dict[tuple[int, int], int] = {}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -94,7 +95,10 @@ def write_summary(
 
   Floats keep every digit; NaN and infinities raise InputError.
   """
-  write_json(pathlib.Path(workdir) / SUMMARY, summary)
+  path = pathlib.Path(workdir)
+  write_json(path / SUMMARY, summary)
+  if distributed.is_writer():
+    shutil.rmtree(path / PREPARED, ignore_errors=True)
 
 
 def read_summary(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -122,6 +126,7 @@ def ours(workdir: str | os.PathLike) -> Iterator[None]:
     yield
   except Exception:
     if not was_there and (path / CONFIG).exists() and _identity(path) in _OPEN:
+      shutil.rmtree(path / PREPARED, ignore_errors=True)
       files = [p for p in path.rglob('*') if not p.is_dir()]
       if {p.name for p in files} <= {CONFIG, CARD}:
         shutil.rmtree(path)

@@ -21,6 +21,13 @@ CACHE = {
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
 }
 
+# Who died, as its peer says it: the coordination service ends the peer, or the
+# peer has ended by itself, on a collective, and says what the service told it.
+DEATHS = {
+  0: r'leader task was preempted/died',
+  1: r'unhealthy \(stopped sending heartbeats\):\n1\n'
+  r'|Task 1 heartbeat timeout|timed out task names: 1\n',
+}
 GLOO = re.compile(r'Gloo|peer rank|^\s*$')
 
 

@@ -213,8 +213,14 @@ class Store:
       )
       for name, (shape, dtype) in self._fields.items()
     }
-    if not np.array_equal(stored['tokens'], self.rows.tokens):
-      raise InputError(f'{self._path} holds the pass over other texts')
+    first, step = distributed.share()
+
+    def check() -> None:
+      ours = (x[first::step] for x in (stored['tokens'], self.rows.tokens))
+      if not np.array_equal(*ours):
+        raise InputError(f'{self._path} holds the pass over other texts')
+
+    distributed.by_all(check)
     return types.DistillBatch(
       self.rows, stored['top_tokens'], stored['logprobs']
     )

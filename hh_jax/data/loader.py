@@ -33,13 +33,20 @@ def spread(rows: Any, num: int) -> Any:
 def pad_rows(rows: Any, multiple: int) -> Any:
   """Rows of zeros (ids: -1) added until `multiple` divides their number."""
   pad = -num_rows(rows) % multiple
+  if not pad:
+    return rows
 
   def of(path, x):
-    is_ids = jax.tree_util.keystr(path, simple=True).endswith('ids')
-    fill = np.full((pad, *x.shape[1:]), -1 if is_ids else 0, x.dtype)
+    fill = np.full((pad, *x.shape[1:]), _padding(path), x.dtype)
     return np.concatenate([x, fill])
 
   return jax.tree_util.tree_map_with_path(of, rows)
+
+
+def _padding(path: jax.tree_util.KeyPath) -> int:
+  """What added rows hold in the array at that place of the tree."""
+  is_ids = jax.tree_util.keystr(path, simple=True).endswith('ids')
+  return -1 if is_ids else 0
 
 
 def train_batches(
@@ -51,14 +58,16 @@ def train_batches(
   num_epochs=None repeats for ever, without padding: a batch may then begin in
   one epoch and end in the next.
   """
+  total = num_rows(rows)
   if num_epochs is not None:
-    rows = pad_rows(rows, batch_size)
-  numbers = _shuffled(range(num_rows(rows)), seed).repeat(num_epochs)
+    total += -total % batch_size
+  numbers = _shuffled(range(total), seed).repeat(num_epochs)
   return Batches(rows, numbers, batch_size)
 
 
 def mixed_batches(
-  parts: Sequence[Any],
+  rows: Any,
+  counts: Sequence[int],
   weights: Sequence[float],
   *,
   batch_size: int,
@@ -66,15 +75,15 @@ def mixed_batches(
 ) -> 'Batches':
   """Endless shuffled batches of several sets of rows, mixed by weight.
 
-  Of every run of rows each set gets its share, in a fixed pattern; weights
-  need not sum to 1. A set that is short comes round more often.
+  The sets are the first counts[0] rows, the counts[1] after them, and so on. Of
+  every run of rows each set gets its share, in a fixed pattern; weights need
+  not sum to 1. A set that is short comes round more often.
   """
-  ends = np.cumsum([num_rows(rows) for rows in parts]).tolist()
+  ends = np.cumsum(counts).tolist()
   numbers = [
     _shuffled(range(start, end), seed + i).repeat()
     for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
   ]
-  rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   return Batches(rows, grain.MapDataset.mix(numbers, weights), batch_size)
 
 
@@ -89,7 +98,10 @@ class Batches:
   """
 
   def __init__(self, rows: Any, numbers: grain.MapDataset, batch_size: int):
-    """`numbers` are those of the rows, in the order that they come in."""
+    """`numbers` are those of the rows, in the order that they come in.
+
+    Above the last row's they stand for padding, with masks at 0 (ids: -1).
+    """
     self._rows, self._numbers = rows, numbers
     self._batch_size, self._next = batch_size, 0
 
@@ -102,7 +114,9 @@ class Batches:
       raise StopIteration
     self._next += 1
     batch = _Batch(self._numbers, start, self._batch_size)
-    return jax.tree.map(lambda x: Part(x, batch), self._rows)
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: Part(x, batch, _padding(path)), self._rows
+    )
 
   def get_state(self) -> dict[str, int]:
     return {'next_index': self._next}
@@ -118,12 +132,13 @@ class _Batch:
   numbers: grain.MapDataset
   start: int
   size: int
-  found: dict[range, list[int]] = dataclasses.field(default_factory=dict)
+  found: dict[range, np.ndarray] = dataclasses.field(default_factory=dict)
 
-  def rows(self, wanted: slice) -> list[int]:
+  def rows(self, wanted: slice) -> np.ndarray:
     places = range(self.size)[wanted]
     if places not in self.found:
-      self.found[places] = [self.numbers[self.start + i] for i in places]
+      found = [self.numbers[self.start + i] for i in places]
+      self.found[places] = np.array(found, int)
     return self.found[places]
 
 
@@ -137,6 +152,7 @@ class Part:
 
   all_rows: np.ndarray
   batch: _Batch
+  padding: int  # what rows hold whose numbers are too large
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -144,7 +160,11 @@ class Part:
 
   def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
     first, *others = index if isinstance(index, tuple) else (index,)
-    return self.all_rows[self.batch.rows(first)][(slice(None), *others)]
+    numbers = self.batch.rows(first)
+    is_real = numbers < len(self.all_rows)
+    rows = self.all_rows[np.where(is_real, numbers, 0)]
+    rows[~is_real] = self.padding
+    return rows[(slice(None), *others)]
 
   def __array__(self, dtype: Any = None, copy: bool | None = None):
     if copy is False:

@@ -10,7 +10,7 @@ import ml_collections
 from hh_jax import sharding, types
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import distillation, loader
+from hh_jax.data import distillation, loader, prepared
 from hh_jax.errors import InputError
 from hh_jax.losses import context_distillation as loss_lib
 from hh_jax.model import Transformer
@@ -50,8 +50,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def load_rows(
   config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
-) -> tuple[types.TokenBatch, types.TokenBatch, dict[str, int]]:
-  """Training rows, held-out rows, and how many texts they hold and cut."""
+) -> tuple[types.TokenBatch, types.TokenBatch, dict[str, float]]:
+  """Training rows, held-out rows, and what the summary says of them."""
   sources = common.load_source(config.data), common.load_source(config.answers)
   rows, counts = [], {}
   for split, total in (
@@ -71,6 +71,7 @@ def load_rows(
     )
     rows.append(packed)
     counts |= {f'{split}/texts': len(texts), f'{split}/texts_cut': num_cut}
+  counts['train/padding_share'] = float((rows[0].segments == 0).mean())
   return *rows, counts
 
 
@@ -124,7 +125,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   model = common.make_model(config.model, tokenizer)
   common.read_link(config, 'init_from')
   tutor, card = teacher.load(config, tokenizer, mesh)
-  train_rows, test_rows, counts = load_rows(config, tokenizer)
+  train_rows, test_rows, counts = prepared.once(
+    workdir, lambda: load_rows(config, tokenizer)
+  )
   rows, held_out = (
     teacher.run(
       tutor,
@@ -163,7 +166,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     'train/epochs': config.num_steps
     * config.batch_size
     / loader.num_rows(rows),
-    'train/padding_share': float((train_rows.segments == 0).mean()),
     **counts,
   }
   workdir_lib.write_summary(workdir, summary)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 import ml_collections
@@ -12,7 +12,7 @@ import numpy as np
 from hh_jax import dialogue, types
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import examples, loader
+from hh_jax.data import examples, loader, prepared
 from hh_jax.data.examples import Pair
 from hh_jax.errors import InputError
 from hh_jax.evals import preference as evals
@@ -37,7 +37,7 @@ COUNTS = (  # config fields of 1 or more
 )
 
 
-def eval_rows(pairs: Sequence[Pair], ids, chosen, rejected) -> list[dict]:
+def judged_rows(pairs: Sequence[Pair], ids, chosen, rejected) -> list[dict]:
   """What evals/preference.py reports on: one dict a held-out pair."""
   return [
     {
@@ -91,10 +91,20 @@ def training_pairs(
   ]
 
 
-def _load(
-  config: ml_collections.ConfigDict,
-) -> tuple[list[Pair], list[Pair], dict[str, dict[str, Any]]]:
-  """Training and test pairs, and what was left out of both and in reading."""
+class Data(NamedTuple):
+  """What a run trains on and is judged on."""
+
+  rows: types.PackedPairs
+  held_out: list[Pair]
+  eval_rows: types.PackedPairs  # of held_out
+  counts: dict[str, dict[str, Any]]  # kept, cut, left out: train, test, source
+  padding_share: float  # of the tokens of rows
+
+
+def load(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> Data:
+  """Training and test pairs of the source, packed."""
   source = common.load_source(config.data)
   given = source.pairs('train')
   pairs = training_pairs(config, given)
@@ -103,8 +113,16 @@ def _load(
   )
   comparisons.say_left_out(source.report())
   same = len(given) - len(examples.distinct(given))
-  left_out = {'train': {'identical_replies': same}, 'test': test.counts}
-  return pairs, test.pairs, left_out | {'source': source.report()}
+  shape = dict(row_length=config.row_length, max_pairs=config.max_pairs)
+  rows, counts = ranking.pack(pairs, tokenizer, **shape)
+  eval_rows, eval_counts = ranking.pack(test.pairs, tokenizer, **shape)
+  counts = {
+    'train': counts | {'identical_replies': same},
+    'test': eval_counts | test.counts,
+    'source': source.report(),
+  }
+  padding_share = float(np.mean(rows.segments == 0))
+  return Data(rows, test.pairs, eval_rows, counts, padding_share)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -180,26 +198,24 @@ def train(
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
-  pairs, held_out, left_out = _load(config)
-  shape = dict(row_length=config.row_length, max_pairs=config.max_pairs)
-  rows, counts = ranking.pack(pairs, tokenizer, **shape)
-  eval_rows_, eval_counts = ranking.pack(held_out, tokenizer, **shape)
-  quick_rows = loader.spread(eval_rows_, config.eval_rows)
+  data = prepared.once(workdir, lambda: load(config, tokenizer))
+  quick_rows = loader.spread(data.eval_rows, config.eval_rows)
   scores = ranking.make_scorer(
     model, mesh, batch_size=config.batch_size, objective=config.objective
   )
 
   def evaluate(params) -> dict[str, float]:
-    return quick_report(held_out, *scores(params, quick_rows))
+    return quick_report(data.held_out, *scores(params, quick_rows))
 
-  steps_an_epoch = -(-loader.num_rows(rows) // config.batch_size)
+  steps_an_epoch = -(-loader.num_rows(data.rows) // config.batch_size)
   params = supervised.train_on_rows(
     config,
     workdir,
     name=recipe,
     init_kinds=INIT_KINDS[recipe],
     notes=comparisons.cut_notes(
-      {'training': counts, 'test': eval_counts}, row_length=config.row_length
+      {'training': data.counts['train'], 'test': data.counts['test']},
+      row_length=config.row_length,
     ),
     model=model,
     tokenizer=tokenizer,
@@ -207,21 +223,20 @@ def train(
     loss_fn=preference.preference_loss(
       model, **{name: config[name] for name in LOSS_OPTIONS}
     ),
-    rows=rows,
+    rows=data.rows,
     num_epochs=config.num_epochs,
     num_steps=config.num_epochs * steps_an_epoch,
     counted=('pairs',),
     evaluate=evaluate,
   )
   found, accuracies = judge(
-    config, model, tokenizer, mesh, params, held_out, eval_rows_, scores
-  )
-  judged = eval_rows(held_out, *found)
-  data = {'train': counts, 'test': eval_counts}
-  data = {k: v | left_out[k] for k, v in data.items()}
-  write_eval(workdir, judged, data | {'source': left_out['source']})
+    config, model, tokenizer, mesh, params, data.held_out, data.eval_rows,
+    scores,
+  )  # fmt: skip
+  judged = judged_rows(data.held_out, *found)
+  write_eval(workdir, judged, data.counts)
   summary = evals.pm_report(judged) | accuracies
-  summary['train/pairs'] = counts['kept'] * config.num_epochs
-  summary['train/padding_share'] = float(np.mean(rows.segments == 0))
+  summary['train/pairs'] = data.counts['train']['kept'] * config.num_epochs
+  summary['train/padding_share'] = data.padding_share
   workdir_lib.write_summary(workdir, summary)
   return summary

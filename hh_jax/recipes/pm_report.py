@@ -87,7 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       f'no test pair fits a row of {judge.row_length} tokens: {judged.counts}'
     )
   late = judged.notes('Test pairs', judge.row_length)
-  rows = pm.eval_rows(held_out.pairs, judged.ids, *judged.scores.T)
+  rows = pm.judged_rows(held_out.pairs, judged.ids, *judged.scores.T)
   settings = {name: config[name] for name in (*CARD, 'seed')}
   card = report_card.card(rows, **settings)
   found = pm_report_outside.judge_all(

@@ -21,7 +21,8 @@ _EXTRA = 'prompts'  # source of prompts that come from a file
 class TrainPrompts(NamedTuple):
   """Training prompts by group, and what became of the others."""
 
-  groups: dict[str, Prompts]  # those that are drawn from
+  rows: Prompts  # those that are drawn from, group by group
+  groups: dict[str, int]  # how many each has, in that order
   weights: dict[str, float]  # empty: in proportion to their numbers
   counts: dict[str, int]
 
@@ -99,26 +100,27 @@ def load(
   }
   weights = {k: w for k, w in config.prompt_weights.items() if w > 0}
   if not weights:
-    return TrainPrompts({'all': rows}, {}, counts)
+    return TrainPrompts(rows, {'all': counts['prompts']}, {}, counts)
   names = np.array([group_of(prompts[i]) for i in rows.ids])
-  groups = {}
-  for name in weights:
-    if not (names == name).any():
+  members = {name: np.flatnonzero(names == name) for name in weights}
+  for name, found in members.items():
+    if not found.size:
       raise InputError(
         f'config.prompt_weights.{name} is {weights[name]}, and no {name} '
         'prompt fits'
       )
-    groups[name] = loader.take(rows, names == name)
-    counts[f'prompts_{name}'] = loader.num_rows(groups[name])
-  return TrainPrompts(groups, weights, counts)
+    counts[f'prompts_{name}'] = found.size
+  rows = loader.take(rows, np.concatenate(list(members.values())))
+  groups = {name: found.size for name, found in members.items()}
+  return TrainPrompts(rows, groups, weights, counts)
 
 
 def batches(prompts: TrainPrompts, *, batch_size: int, seed: int) -> Any:
   """Endless batches of prompts; every group in random order."""
   if not prompts.weights:
-    (rows,) = prompts.groups.values()
-    return loader.train_batches(rows, batch_size=batch_size, seed=seed)
+    return loader.train_batches(prompts.rows, batch_size=batch_size, seed=seed)
   return loader.mixed_batches(
+    prompts.rows,
     list(prompts.groups.values()),
     list(prompts.weights.values()),
     batch_size=batch_size,

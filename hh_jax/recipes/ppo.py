@@ -1,16 +1,14 @@
 """Trains a policy against a preference model: PPO, RLOO, GRPO, REINFORCE."""
 
-from typing import Any
-
 import jax
 from jax.sharding import Mesh
 import ml_collections
 
-from hh_jax import sharding
+from hh_jax import sharding, types
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
-from hh_jax.data import loader, sources
+from hh_jax.data import loader, prepared, sources
 from hh_jax.errors import InputError
 from hh_jax.losses import ppo
 from hh_jax.recipes import (
@@ -204,17 +202,26 @@ def make_evaluator(
   return policy_evaluation.Evaluator(sampler, rows, prompts, source.gold_score)
 
 
-def make_text(
+def prepare(
   config: ml_collections.ConfigDict,
   source: sources.Source,
   tokenizer: tokenizer_lib.Tokenizer,
-) -> Any:
-  """Endless batches of text for an iteration's updates; None without PTX."""
+) -> tuple[policy_prompts.TrainPrompts, types.TokenBatch | None]:
+  """Training prompts, and rows of text; None without PTX."""
+  prompts = policy_prompts.load(config, source, tokenizer)
   if not config.ptx_coef:
-    return None
-  rows = pretrain.pack(
+    return prompts, None
+  return prompts, pretrain.pack(
     source.documents('train'), tokenizer, row_length=config.ptx_row_length
   )
+
+
+def text_batches(
+  config: ml_collections.ConfigDict, rows: types.TokenBatch | None
+) -> loader.Batches | None:
+  """Endless batches of text for an iteration's updates; None without PTX."""
+  if rows is None:
+    return None
   updates = config.num_epochs * config.num_minibatches
   return loader.train_batches(
     rows, batch_size=config.ptx_rows * updates, seed=config.seed
@@ -236,7 +243,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     config, nets, mesh, tokenizer.fingerprint
   )
   source = common.load_source(config.data)
-  prompts = policy_prompts.load(config, source, tokenizer)
+  prompts, text = prepared.once(
+    workdir, lambda: prepare(config, source, tokenizer)
+  )
   evaluator = make_evaluator(config, nets, frozen, source, tokenizer, mesh)
   native.write_card(workdir, nets.policy, tokenizer.fingerprint)
 
@@ -258,7 +267,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
       batch_size=config.batch_size // config.samples_per_prompt,
       seed=config.seed,
     ),
-    text=make_text(config, source, tokenizer),
+    text=text_batches(config, text),
     state=state,
   )
   done = policy_training.train_policy(

@@ -7,7 +7,7 @@ import numpy as np
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import types
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import loader, packing
+from hh_jax.data import loader, packing, prepared
 from hh_jax.losses import language_model
 from hh_jax.recipes import common, supervised
 
@@ -30,6 +30,19 @@ def pack(
   return packing.pack_documents(closed, row_length=row_length)
 
 
+def load(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> tuple[types.TokenBatch, types.TokenBatch, float]:
+  """Training rows, config.eval_rows test rows, padding share of the first."""
+  source = common.load_source(config.data)
+  rows, held_out = (
+    pack(source.documents(split), tokenizer, row_length=config.row_length)
+    for split in ('train', 'test')
+  )
+  held_out = loader.spread(held_out, config.eval_rows)
+  return rows, held_out, float(np.mean(rows.segments == 0))
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a field that is missing or out of its range."""
   common.check_positive(config, *COUNTS)
@@ -47,12 +60,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   mesh = common.make_mesh(config.mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
-  source = common.load_source(config.data)
-  rows, held_out = (
-    pack(source.documents(split), tokenizer, row_length=config.row_length)
-    for split in ('train', 'test')
+  rows, held_out, padding_share = prepared.once(
+    workdir, lambda: load(config, tokenizer)
   )
-  held_out = loader.spread(held_out, config.eval_rows)
   loss_fn = language_model.language_model_loss(model, chunk=config.head_chunk)
   evaluate = supervised.make_evaluate(
     loss_fn, 'loss', held_out, mesh, batch_size=config.batch_size
@@ -75,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     'eval/loss': evaluate(params)['loss'],
     'train/steps': config.num_steps,
     'train/rows': loader.num_rows(rows),
-    'train/padding_share': float(np.mean(rows.segments == 0)),
+    'train/padding_share': padding_share,
     'params': sum(x.size for x in jax.tree.leaves(params)),
   }
   workdir_lib.write_summary(workdir, summary)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
-from hh_jax import dialogue
+from hh_jax import dialogue, types
+from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
-from hh_jax.data import dialogues, loader, sources
+from hh_jax.data import dialogues, loader, prepared, sources
 from hh_jax.data.dialogues import Dialogue
 from hh_jax.errors import InputError
 from hh_jax.losses import language_model
@@ -33,7 +34,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_batch(config, common.make_mesh(config.mesh))
 
 
-def load(
+def read(
   config: ml_collections.ConfigDict,
 ) -> tuple[list[Dialogue], list[Dialogue], dict[str, Any]]:
   """Training and held-out dialogues, and what was left out.
@@ -81,6 +82,34 @@ def load(
   )
 
 
+class Data(NamedTuple):
+  """What a run trains on, and the rows it is judged on."""
+
+  rows: types.TokenBatch
+  eval_rows: types.TokenBatch  # config.eval_rows of them
+  counts: dict[str, Any]  # kept, cut, left out: train, test, source
+  padding_share: float  # of the tokens of rows
+
+
+def load(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> Data:
+  """The dialogues that config asks for, packed."""
+  train, test, counts = read(config)
+  rows, kept = dialogues.pack(train, tokenizer, row_length=config.row_length)
+  held_out, eval_kept = dialogues.pack(
+    test, tokenizer, row_length=config.row_length
+  )
+  counts['train'] |= kept
+  counts['test'] |= eval_kept
+  return Data(
+    rows,
+    loader.spread(held_out, config.eval_rows),
+    counts,
+    float((rows.segments == 0).mean()),
+  )
+
+
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Trains for config.num_epochs; returns the summary."""
   check(config)
@@ -91,13 +120,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
   common.read_link(config, 'init_from')
-  train, test, data = load(config)
-  rows, counts = dialogues.pack(train, tokenizer, row_length=config.row_length)
-  held_out, eval_counts = dialogues.pack(
-    test, tokenizer, row_length=config.row_length
-  )
+  data = prepared.once(workdir, lambda: load(config, tokenizer))
   loss_fn = language_model.language_model_loss(model, chunk=config.head_chunk)
-  steps_an_epoch = -(-loader.num_rows(rows) // config.batch_size)
+  steps_an_epoch = -(-loader.num_rows(data.rows) // config.batch_size)
   supervised.train_on_rows(
     config,
     workdir,
@@ -106,29 +131,30 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     tokenizer=tokenizer,
     mesh=mesh,
     loss_fn=loss_fn,
-    rows=rows,
+    rows=data.rows,
     num_epochs=config.num_epochs,
     num_steps=config.num_epochs * steps_an_epoch,
     counted=('tokens',),
     evaluate=supervised.make_evaluate(
       loss_fn,
       'loss',
-      loader.spread(held_out, config.eval_rows),
+      data.eval_rows,
       mesh,
       batch_size=config.batch_size,
     ),
     init_kinds=common.KINDS['init_from'],
     notes=comparisons.cut_notes(
-      {'training': counts, 'test': eval_counts}, row_length=config.row_length
+      {'training': data.counts['train'], 'test': data.counts['test']},
+      row_length=config.row_length,
     ),
   )
-  for split, of in (('train', counts), ('test', eval_counts)):
-    data[split] |= of
-  workdir_lib.write_json(pathlib.Path(workdir) / 'data_report.json', data)
+  workdir_lib.write_json(
+    pathlib.Path(workdir) / 'data_report.json', data.counts
+  )
   summary = supervised.first_and_last(workdir, 'eval/loss') | {
-    'train/dialogues': counts['kept'],
+    'train/dialogues': data.counts['train']['kept'],
     'train/steps': config.num_epochs * steps_an_epoch,
-    'train/padding_share': float((rows.segments == 0).mean()),
+    'train/padding_share': data.padding_share,
   }
   workdir_lib.write_summary(workdir, summary)
   return summary

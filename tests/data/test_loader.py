@@ -92,7 +92,8 @@ def test_only_rows_that_a_device_wants_are_made():
 
 def test_mixed_batches_are_of_all_parts():
   parts = [rows(4), jax.tree.map(lambda x: x + 100, rows(4))]
-  batches = loader.mixed_batches(parts, [1, 3], batch_size=8, seed=0)
+  both = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  batches = loader.mixed_batches(both, [4, 4], [1, 3], batch_size=8, seed=0)
   seen = np.array(take(batches, 6))
   assert ((seen >= 100).sum(axis=1) == 6).all()
   assert set(seen.ravel()) == {*range(4), *range(100, 104)}

@@ -154,7 +154,7 @@ def test_replies_with_the_tags_of_pmp_are_refused():
   web = tiny.get_config('pmp').data
   assert web.options.form == 'binarised'
   with pytest.raises(InputError, match='puts tags into replies'):
-    sft.load(ml_collections.ConfigDict({'data': web}))
+    sft.read(ml_collections.ConfigDict({'data': web}))
 
 
 def test_a_run_that_is_no_language_model_is_refused(chain, run_stage):
