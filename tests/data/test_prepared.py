@@ -14,13 +14,21 @@ PAIR = Pair(
 )
 
 
+NUM = prepared._CHUNK + 6
+
+
 def value():
-  rows = types.TokenBatch(
-    *np.arange(3 * 4 * 2000, dtype=np.int32).reshape(3, 4, 2000),
-    np.ones((4, 2000), np.float32),
-  )
-  empty = np.zeros((0, 3), np.int32)
-  return {'rows': rows, 'empty': empty, 'pairs': [PAIR], 'share': 0.25}
+  ids = np.arange(NUM * 5, dtype=np.int32).reshape(NUM, 5)
+  rows = types.TokenBatch(ids, ids + 1, ids + 2, np.float32(ids) / 2)
+  few = types.Prompts(ids[:4, :3], ids[:4, 0], ids[:4, 1])
+  none = jax.tree.map(lambda x: x[:0], few)
+  return {
+    'rows': rows,
+    'few': few,
+    'none': none,
+    'pairs': [PAIR],
+    'share': 0.25,
+  }
 
 
 def assert_same(found, expected):
@@ -31,39 +39,43 @@ def assert_same(found, expected):
 def test_what_is_read_is_what_was_written(tmp_path):
   prepared.write(tmp_path / 'p', value())
   found = prepared.read(tmp_path / 'p')
-  assert_same(
-    {k: found[k] for k in ('rows', 'empty')},
-    {k: value()[k] for k in ('rows', 'empty')},
-  )
+  assert_same(found['rows'], value()['rows'])
+  assert_same(found['few'], value()['few'])
+  assert found['none'].tokens.shape == (0, 3)
   assert (found['pairs'], found['share']) == ([PAIR], 0.25)
   assert found['rows'].loss_mask.dtype == np.float32
 
 
-def test_arrays_stay_on_disk_and_are_not_written(tmp_path):
+def test_rows_stay_on_disk_and_are_not_written(tmp_path):
   prepared.write(tmp_path / 'p', value())
   found = prepared.read(tmp_path / 'p')
-  assert len((tmp_path / 'p' / prepared.OBJECTS).read_bytes()) < 2000
+  assert (tmp_path / 'p' / prepared.OBJECTS).stat().st_size < 3000
   with pytest.raises(ValueError, match='read-only'):
     found['rows'].tokens[0] = 0
   # a file that is changed under them shows that they were not read before
-  file = tmp_path / 'p' / prepared.ARRAYS
-  with open(file, 'r+b') as f:
-    f.write(np.int32(77).tobytes())
+  with open(tmp_path / 'p' / prepared.RECORDS.format(0), 'r+b') as file:
+    file.write(np.int32(77).tobytes())
   assert found['rows'].tokens[0, 0] == 77
   batch = next(loader.train_batches(found['rows'], batch_size=4, seed=0))
   assert np.asarray(batch.tokens).flags.writeable
 
 
+def test_what_belongs_to_a_row_lies_side_by_side(tmp_path):
+  prepared.write(tmp_path / 'p', value())
+  rows, few = value()['rows'], value()['few']
+  data = (tmp_path / 'p' / prepared.RECORDS.format(0)).read_bytes()
+  fields = (rows.tokens, rows.positions, rows.segments, rows.loss_mask)
+  assert data == b''.join(x[i].tobytes() for i in range(NUM) for x in fields)
+  data = (tmp_path / 'p' / prepared.RECORDS.format(1)).read_bytes()
+  fields = (few.tokens, few.lengths, few.ids)
+  assert data == b''.join(x[i].tobytes() for i in range(4) for x in fields)
+
+
 def test_a_second_writing_takes_the_place_of_the_first(tmp_path):
   prepared.write(tmp_path / 'p', value())
-  prepared.write(tmp_path / 'p', {'a': np.arange(3)})
-  assert_same(prepared.read(tmp_path / 'p'), {'a': np.arange(3)})
-
-
-def test_values_without_bytes(tmp_path):
-  prepared.write(tmp_path / 'p', [1, np.zeros(0)])
-  one, none = prepared.read(tmp_path / 'p')
-  assert one == 1 and none.shape == (0,)
+  other = jax.tree.map(lambda x: x[:7], value()['rows'])
+  prepared.write(tmp_path / 'p', other)
+  assert_same(prepared.read(tmp_path / 'p'), other)
 
 
 def test_one_process_writes_nothing(tmp_path):
