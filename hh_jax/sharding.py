@@ -189,9 +189,13 @@ def place(mesh: Mesh, batch: Any) -> Any:
 def mesh_of(x: jax.Array) -> Any:
   """The mesh that x lies on, without its devices; within a jitted function.
 
-  Arguments carry it in their types, constants have none: it is `empty`.
+  Arguments carry it in their types, constants have none: it is `empty`. Within
+  a shard_map over all of it it is that of one device.
   """
-  return jax.typeof(x).sharding.mesh
+  mesh = jax.typeof(x).sharding.mesh
+  if mesh.are_all_axes_manual and not mesh.empty:
+    return mesh.update(axis_sizes=(1,) * len(mesh.axis_sizes))
+  return mesh
 
 
 def split(
@@ -204,7 +208,7 @@ def split(
   Where there is none, or nothing divides, x stays as it is.
   """
   mesh = mesh_of(x if like is None else like)
-  if mesh.empty or mesh.size == 1:
+  if mesh.size <= 1:
     return x
   spec = fit(mesh, x.shape, *axes)
   if not any(spec):

@@ -1,13 +1,16 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
 from hh_jax import model as model_lib
-from hh_jax import sampling
+from hh_jax import sampling, sharding
 from hh_jax.data import packing
 from hh_jax.rl import policy
 from hh_jax.sampling import decode
@@ -207,9 +210,13 @@ def sampled(network, ids, **settings):
 
 
 def sampled_of(network, prompts, **settings):
-  out = jax.jit(
+  return jax.device_get(sampler(network[0], **settings)(network[1], prompts))
+
+
+def sampler(model, **settings):
+  return jax.jit(
     lambda params, prompts: sampling.sample(
-      network[0],
+      model,
       params,
       prompts,
       jax.random.key(7),
@@ -218,8 +225,7 @@ def sampled_of(network, prompts, **settings):
       row_ids=prompts.ids,
       **settings,
     )
-  )(network[1], prompts)
-  return jax.device_get(out)
+  )
 
 
 @pytest.mark.parametrize(
@@ -232,6 +238,55 @@ def test_few_slots_give_the_same_replies(network, samples, slots, widths):
   np.testing.assert_array_equal(out.reply_lengths, samples.reply_lengths)
   np.testing.assert_array_equal(out.is_stopped, samples.is_stopped)
   np.testing.assert_allclose(out.logprobs, samples.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('axes', 'slots', 'num_samples'),
+  [
+    ({'fsdp': 4}, 8, 1),
+    ({'data': 2, 'fsdp': 2}, 9, 1),  # 3 a device
+    ({'fsdp': 2, 'model': 2}, 8, 1),
+    ({'fsdp': 4}, 4, 2),
+    ({'fsdp': 4}, 40, 2),
+  ],
+)
+def test_slots_on_a_mesh_give_the_same_replies(
+  network, axes, slots, num_samples
+):
+  mesh = sharding.make_mesh(**axes)
+  prompts, params = prompts_of(PROMPTS * 8), network[1]
+  settings = {'num_samples': num_samples, 'widths': (2, 4)}
+  alone = sampled_of(network, prompts, **settings)
+  laid_out = jax.device_put(params, sharding.tree_shardings(mesh, params))
+  out = sampled_of(
+    (network[0], laid_out), sharding.place(mesh, prompts), slots=slots,
+    **settings,
+  )  # fmt: skip
+  np.testing.assert_array_equal(out.tokens, alone.tokens)
+  np.testing.assert_array_equal(out.is_stopped, alone.is_stopped)
+  np.testing.assert_allclose(out.logprobs, alone.logprobs, atol=1e-5)
+
+
+def test_slots_on_a_mesh_take_prompts_of_their_own_device(network):
+  """All that travels are parameters, before the loop."""
+  mesh = sharding.make_mesh(fsdp=4)
+  prompts = sharding.place(mesh, prompts_of(PROMPTS * 8))
+
+  def text(slots, params):
+    return (
+      sampler(network[0], slots=slots)
+      .lower(params, prompts).compile().as_text()
+    )  # fmt: skip
+
+  whole = jax.device_put(network[1], NamedSharding(mesh, P()))
+  travels = 'all-|collective-'
+  assert not re.search(travels, text(8, whole))
+  laid_out = jax.device_put(whole, sharding.tree_shardings(mesh, whole))
+  found = re.findall(r'\n *\S+ = \S+ (all-\w+|coll\w+-\w+)', text(8, laid_out))
+  assert set(found) == {'all-gather'} and len(found) <= len(
+    jax.tree.leaves(laid_out)
+  )
+  assert re.search(travels, text(0, laid_out))
 
 
 @pytest.fixture(scope='module')

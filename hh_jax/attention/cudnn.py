@@ -48,7 +48,7 @@ def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
     )
 
   mesh = sharding.mesh_of(q)
-  if mesh.empty:
+  if mesh.size <= 1:
     return local(q, k, v, mask)
   of_q = sharding.fit(mesh, q.shape, sharding.ROWS, 'sequence', 'model')
   of_k = sharding.fit(mesh, k.shape, sharding.ROWS, None, 'model')

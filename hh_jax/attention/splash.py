@@ -52,10 +52,12 @@ def attend(q: Array, k: Array, v: Array, mask: Packed, start: int = 0) -> Array:
     )  # fmt: skip
     second = _pad(mask.branches[:, of_queries] == 2, LANES * shards)
   arguments = (q, k, v, own, keys, second)
-  if mesh.empty:
-    kernel = _kernel(q, k, start, shards=1, platform=jax.default_backend())
+  platform = jax.default_backend()
+  if not mesh.empty:
+    platform = mesh.abstract_device.platform
+  if mesh.size <= 1:
+    kernel = _kernel(q, k, start, shards=1, platform=platform)
     return _attend(kernel, *arguments)[:, :t]
-  platform = mesh.abstract_device.platform
   kernel = _kernel(q, k, start, shards=shards, platform=platform)
   return _on(mesh, kernel, arguments)[:, :t]
 

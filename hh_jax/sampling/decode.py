@@ -13,12 +13,15 @@ R reply, S = P + R, V vocab.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from hh_jax import sharding
 from hh_jax.model import KVCache, Transformer
 from hh_jax.sampling import rows
 from hh_jax.sampling.distribution import SamplingDistribution
@@ -281,7 +284,8 @@ def _finish(task: _Task, state: _Slots) -> _Slots:
   slots = state.is_done.shape[0]
   sizes = [slots]
   # on several devices the slots of each would have to travel
-  while sizes[-1] >= 8 and len(sizes) < 4 and jax.device_count() == 1:
+  is_here = sharding.mesh_of(state.token).size <= 1
+  while sizes[-1] >= 8 and len(sizes) < 4 and is_here:
     sizes.append(sizes[-1] // 2)
   for size, smaller in zip(sizes, [*sizes[1:], 0], strict=True):
     state = jax.lax.while_loop(
@@ -369,10 +373,52 @@ def sample(
   that holds it (ascending; default_widths; P is the last one anyhow). A prompt
   of length 0 gets replies of length 0; with slots it costs nothing.
 
+  On a mesh that splits rows alone each device draws the replies to its own
+  prompts, in its share of the slots (rounded up), until they are done: nothing
+  travels, and `params` are whole on each.
+
   `row_ids`, of the prompts, name their random streams: the same key and id
   give the same replies in any batch. (With num_samples > 1, reply j of a
   prompt has the stream id * num_samples + j.)
   """
+  mesh = sharding.mesh_of(prompts.tokens)
+  is_queue = 0 < slots < row_ids.shape[0] * num_samples
+  is_split = is_queue and 1 < mesh.size == sharding.ways(mesh)
+  draw = functools.partial(
+    _sample,
+    model,
+    distribution=distribution,
+    max_reply=max_reply,
+    num_samples=num_samples,
+    slots=-(-slots // mesh.size) if is_split else slots,
+    widths=widths,
+  )
+  if is_split:
+    by_rows = P(sharding.ROWS)
+    draw = jax.shard_map(
+      draw,
+      mesh=mesh,
+      in_specs=(P(), by_rows, P(), by_rows),
+      out_specs=by_rows,
+      check_vma=False,
+    )
+  return draw(params, prompts, key, row_ids)
+
+
+def _sample(
+  model: Transformer,
+  params: Params,
+  prompts: Prompts,
+  key: Array,
+  row_ids: Array,
+  *,
+  distribution: SamplingDistribution,
+  max_reply: int,
+  num_samples: int,
+  slots: int,
+  widths: Sequence[int] | None,
+) -> Samples:
+  """As sample, in one loop over all slots."""
   n = row_ids.shape[0] * num_samples
   is_queue = 0 < slots < n
   slots = slots if is_queue else n
