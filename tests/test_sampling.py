@@ -13,7 +13,6 @@ from hh_jax import model as model_lib
 from hh_jax import sampling, sharding
 from hh_jax.data import packing
 from hh_jax.rl import policy
-from hh_jax.sampling import decode
 
 VOCAB, STOP, EOC = 24, 5, 4
 PROMPTS = [[2, 9, 8, 7], [2, 11], [2, 9, 9, 9, 9, 9]]
@@ -331,7 +330,7 @@ def test_rows_without_a_prompt_get_no_reply(network, samples, slots):
 def test_how_many_slots_are_refilled_at_once():
   """All samples of some prompts, or an equal part of those of one."""
   cases = [(1, 1), (16, 1), (16, 2), (16, 3), (16, 6), (16, 64), (64, 6)]
-  got = [decode._at_once(slots, n) for slots, n in cases]
+  got = [sampling.at_once(slots, n) for slots, n in cases]
   assert got == [1, 4, 4, 3, 3, 4, 12]
 
 

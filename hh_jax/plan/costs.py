@@ -40,52 +40,92 @@ class Costs:
 
 
 def of_program(
-  program: hlo.Program, num_chips: int, *, open_trips: int, trips: bool = True
+  program: hlo.Program,
+  num_chips: int,
+  *,
+  open_trips: int,
+  inner_trips: float = 1,
+  trips: bool = True,
 ) -> Costs:
-  """All of it; a loop that data end is taken to run `open_trips` times.
+  """All of it; loops that data end run `open_trips` times between them.
 
-  Of loops within such a loop those that data end run once a trip. Without
-  `trips` every loop runs once, as XLA's cost analysis has it.
+  The dearest of those that follow one another is taken to run all. Of loops
+  within such a loop those that data end run `inner_trips` times a trip, a mean.
+  Without `trips` every loop runs once, as XLA's cost analysis has it.
   """
-  known: dict[tuple[str, int], Costs] = {}
+  assumed = (open_trips, inner_trips) if trips else None
+  return _Count(program, num_chips, assumed).of(program.entry, within=False)
 
-  def of(name: str, open_trips: int) -> Costs:
-    if (name, open_trips) not in known:
-      known[name, open_trips] = total = Costs()
-      for operation in program.computations[name].values():
-        total.add(_of_operation(operation, name, open_trips))
-    return known[name, open_trips]
 
-  def _of_operation(op: hlo.Operation, name: str, open_trips: int) -> Costs:
-    computation = program.computations[name]
+class _Count:
+  """The costs of a program's computations."""
+
+  def __init__(
+    self,
+    program: hlo.Program,
+    num_chips: int,
+    assumed: tuple[int, float] | None,
+  ):
+    """`assumed`: trips of open loops, of those within them; None: all one."""
+    self._program, self._num_chips = program, num_chips
+    self._assumed = assumed
+    self._known: dict[tuple[str, bool], Costs] = {}
+
+  def of(self, name: str, *, within: bool) -> Costs:
+    """Of one computation; `within`: a loop that data end."""
+    if (name, within) not in self._known:
+      self._known[name, within] = total = Costs()
+      shared = []
+      for op in self._program.computations[name].values():
+        found = self._of_operation(op, name, within)
+        if self._assumed and not within and self._is_open(op):
+          shared.append(found)
+        else:
+          total.add(found)
+      if shared:
+        total.add(max(shared, key=lambda costs: costs.memory))
+    return self._known[name, within]
+
+  def _is_open(self, op: hlo.Operation) -> bool:
+    return op.code == 'while' and hlo.trip_count(self._program, op) is None
+
+  def _of_loop(self, op: hlo.Operation, within: bool) -> Costs:
+    is_open, total = self._is_open(op), Costs()
+    total.open_loops = int(is_open)
+    if not self._assumed:
+      count = 1
+    elif is_open:
+      count = self._assumed[within]
+    else:
+      count = hlo.trip_count(self._program, op)
+    (body,) = op.called('body')
+    total.add(self.of(body, within=within or is_open), count)
+    return total
+
+  def _of_operation(self, op: hlo.Operation, name: str, within: bool) -> Costs:
+    computation = self._program.computations[name]
     if op.code == 'while':
-      count, inner, total = hlo.trip_count(program, op), open_trips, Costs()
-      if count is None:
-        count, inner, total.open_loops = open_trips, 1, 1
-      (body,) = op.called('body')
-      total.add(of(body, inner), count if trips else 1)
-      return total
+      return self._of_loop(op, within)
     if op.code == 'conditional':
       branches = op.called(
         'branch_computations', 'true_computation', 'false_computation'
       )
-      return max((of(b, open_trips) for b in branches), key=lambda c: c.flops)
+      found = (self.of(branch, within=within) for branch in branches)
+      return max(found, key=lambda costs: costs.flops)
     total = Costs()
     if op.code in ('fusion', 'call', 'async-start'):
       for called in op.called('calls', 'to_apply'):
-        inner = of(called, open_trips)
+        inner = self.of(called, within=within)
         total.add(inner)
         if op.code == 'fusion':  # what is inside never reaches main memory
           total.memory -= inner.memory
     total.flops += _product_flops(op, computation)
-    total.memory += _memory(program, op, computation)
+    total.memory += _memory(self._program, op, computation)
     kind = op.code.removesuffix('-start')
     if kind in COLLECTIVES:
-      kind, size = _sent(op, computation, num_chips, inside=name)
+      kind, size = _sent(op, computation, self._num_chips, inside=name)
       total.collectives = {kind: size}
     return total
-
-  return of(program.entry, open_trips)
 
 
 def _operand_shapes(op: hlo.Operation, computation: hlo.Computation):

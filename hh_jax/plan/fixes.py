@@ -119,8 +119,8 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
   bfloat16 products and moments cost none; a smaller chunk of the head is more
   steps of a loop; micro-batches gather parameters again; recomputation is a
   third more FLOPs; parameters that decode as they are trained are gathered in
-  every step; slots move rows between chips; and a split of heads and MLP is
-  paid by every product.
+  every step; slots wait for a quarter of them to end; and a split of heads and
+  MLP is paid by every product.
   """
   models = plans.models(config)
   offered = [

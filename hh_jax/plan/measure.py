@@ -174,6 +174,7 @@ def _of_compiled(
     hlo.parse(compiled.as_text()),
     topology.num_chips,
     open_trips=of.open_trips,
+    inner_trips=of.inner_trips,
   )
   memory = compiled.memory_analysis()
   size = {

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import ml_collections
 import numpy as np
 
-from hh_jax import sharding, train, types
+from hh_jax import sampling, sharding, train, types
 from hh_jax.errors import InputError
 from hh_jax.losses import language_model, preference
 from hh_jax.plan import formula
@@ -57,7 +57,8 @@ class Phase:
   resident: Any  # arrays that stay on the chips beside the arguments
   flops: float  # the model's, of one call, all chips (formula)
   calls: int | None  # of the whole run; None: as many as the data make
-  open_trips: int = 1  # of a loop that data end
+  open_trips: int = 1  # of loops that data end, in all
+  inner_trips: float = 1  # of such loops within them, a trip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +267,7 @@ def _policy_phases(
       resident[name],
       flops[name],
       config.num_iterations,
-      open_trips=_decode_steps(config) if name == 'sample' else 1,
+      **(_decode_trips(config, shapes.mesh) if name == 'sample' else {}),
     )
     for name in jitted
   ]
@@ -288,10 +289,14 @@ def _frozen(config: Config, nets: Any, shapes: _Shapes) -> dict[str, Any]:
   return frozen
 
 
-def _decode_steps(config: Config) -> int:
-  """Steps of all decode loops, where every reply is full."""
-  turns = -(-config.batch_size // (config.slots or config.batch_size))
-  return turns * config.max_reply
+def _decode_trips(config: Config, mesh: Mesh) -> dict[str, float]:
+  """Steps of all decode loops, and refills a step, where replies are full."""
+  replies, ways = config.batch_size, sharding.ways(mesh)
+  slots = min(config.slots or replies, replies)
+  steps = -(-replies // slots) * config.max_reply
+  at_once = sampling.at_once(-(-slots // ways), config.samples_per_prompt)
+  refills = replies / ways / at_once
+  return {'open_trips': steps, 'inner_trips': refills / steps}
 
 
 def _ppo_flops(config: Config, nets: Any) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import ml_collections
 
 from hh_jax import sharding
@@ -133,7 +134,7 @@ def compiled(
     num_params=phases_lib.num_params(config, asked.vocab_size),
     phases=done,
     is_estimate=topology.kind == 'gpu' and jax.default_backend() == 'cpu',
-    advice=tuple(_advice(config, done, mesh.shape['fsdp'])),
+    advice=tuple(_advice(config, done, mesh)),
   )
 
 
@@ -147,18 +148,19 @@ def refused(
 
 
 def _advice(
-  config: Config, measured: list[measure.Measured], fsdp: int
+  config: Config, measured: list[measure.Measured], mesh: Mesh
 ) -> Iterator[str]:
   """What the numbers say should be set otherwise."""
   for of in measured:
     if of.name != 'sample' or of.bound != 'links':
       continue
-    if config.slots:
+    if config.slots and mesh.size > sharding.ways(mesh):
       yield (
-        'sample moves rows from chip to chip where slots take new prompts: '
-        '--config.slots=0 draws all at once, where they fit'
+        'sample moves rows from chip to chip where slots take new prompts and '
+        'mesh.model or mesh.sequence split them: --config.slots=0 draws all at '
+        'once, where they fit'
       )
-    elif fsdp > 1 and config.decode_params == 'split':
+    elif mesh.shape['fsdp'] > 1 and config.decode_params == 'split':
       yield (
         'sample gathers all parameters in every step: '
         '--config.decode_params=gathered does it once an iteration, where they '

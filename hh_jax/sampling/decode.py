@@ -1,5 +1,7 @@
 """The decode loop, with continuous batching on the device.
 
+What it is called with, and what becomes of its results: see replies.py.
+
 `slots` rows decode together; each holds one reply at a time. The reply columns
 of the cache are a ring that all slots share: in a step every slot writes the
 same column, and a mask says which columns are of its present reply. So a slot
@@ -13,19 +15,17 @@ R reply, S = P + R, V vocab.
 """
 
 from collections.abc import Sequence
-import functools
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from hh_jax import sharding
 from hh_jax.model import KVCache, Transformer
 from hh_jax.sampling import rows
 from hh_jax.sampling.distribution import SamplingDistribution
-from hh_jax.types import Array, Params, Prompts, Samples
+from hh_jax.types import Array, Params, Prompts
 
 
 @flax.struct.dataclass
@@ -38,7 +38,7 @@ class _Read:
 
 
 @flax.struct.dataclass
-class _Slots:
+class Slots:
   """What the decode loop carries."""
 
   cache: KVCache  # of S columns
@@ -56,7 +56,7 @@ class _Slots:
   is_stopped: Array  # bool [N]
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
   """What the loop is about; nothing here changes in it."""
 
   model: Transformer
@@ -81,14 +81,14 @@ class _Task(NamedTuple):
     return max(self.at_once // self.num_samples, 1)
 
 
-def _empty(task: _Task, slots: int) -> _Slots:
+def _empty(task: Task, slots: int) -> Slots:
   n, total = task.num_replies, task.width + task.max_reply
   zeros = jnp.zeros(slots, jnp.int32)
   read = None
   if task.num_samples > task.at_once:
     shapes = jax.eval_shape(lambda: _prefill(task, jnp.int32(0)))
     read = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  return _Slots(
+  return Slots(
     cache=task.model.empty_cache(slots, total),
     ring=jnp.int32(0),
     seen=jnp.zeros((slots, total), bool),
@@ -105,7 +105,7 @@ def _empty(task: _Task, slots: int) -> _Slots:
   )
 
 
-def _draw(task: _Task, state: _Slots, where: Array, logits: Array) -> _Slots:
+def _draw(task: Task, state: Slots, where: Array, logits: Array) -> Slots:
   """Draws the next token of the slots `where` [A] from logits [A, V]."""
   n, nowhere = task.num_replies, state.is_done.shape[0]
   is_done, drawn = state.is_done[where], state.drawn[where]
@@ -137,7 +137,7 @@ def _row_axis(x: Array) -> int:
   return x.ndim - 4
 
 
-def _prefill(task: _Task, first: Array) -> _Read:
+def _prefill(task: Task, first: Array) -> _Read:
   """Reads the prompts whose replies begin next, from prompt `first` on."""
   last = task.prompts.tokens.shape[0] - 1
   index = jnp.minimum(first + jnp.arange(task.read_at_once), last)
@@ -152,7 +152,7 @@ def _prefill(task: _Task, first: Array) -> _Read:
   return _Read(logits, prompts.lengths, cache)
 
 
-def _read(task: _Task, state: _Slots) -> _Read:
+def _read(task: Task, state: Slots) -> _Read:
   """What the next A replies begin with: read now, or for earlier samples."""
   first, sample = jnp.divmod(state.next_reply, task.num_samples)
   if task.num_samples <= task.at_once:
@@ -162,7 +162,7 @@ def _read(task: _Task, state: _Slots) -> _Read:
   )
 
 
-def _refill(task: _Task, state: _Slots) -> _Slots:
+def _refill(task: Task, state: Slots) -> Slots:
   """A slots that are done begin the next A replies."""
   a, width, slots = task.at_once, task.width, state.is_done.shape[0]
   where = jnp.argsort(~state.is_done, stable=True)[:a]
@@ -203,7 +203,7 @@ def _refill(task: _Task, state: _Slots) -> _Slots:
   return _draw(task, state, where, jnp.repeat(read.logits, copies, axis=0))
 
 
-def _step(task: _Task, state: _Slots) -> _Slots:
+def _step(task: Task, state: Slots) -> Slots:
   """Every slot takes in its last token and draws the next one."""
   column = task.width + state.ring
   lengths = jnp.repeat(task.prompts.lengths, task.num_samples)
@@ -226,7 +226,7 @@ def _step(task: _Task, state: _Slots) -> _Slots:
   return _draw(task, state, jnp.arange(lengths.shape[0]), logits)
 
 
-def _widen(state: _Slots, by: int) -> _Slots:
+def _widen(state: Slots, by: int) -> Slots:
   """`by` more columns for prompts, on the left."""
 
   def left(x: Array, axis: int) -> Array:
@@ -246,7 +246,7 @@ def _widen(state: _Slots, by: int) -> _Slots:
   )
 
 
-def _narrow(state: _Slots, slots: int) -> _Slots:
+def _narrow(state: Slots, slots: int) -> Slots:
   """Only so many slots: those that are not done first."""
   kept = jnp.argsort(state.is_done, stable=True)[:slots]
   return state.replace(
@@ -260,26 +260,26 @@ def _narrow(state: _Slots, slots: int) -> _Slots:
   )
 
 
-def _begin(task: _Task, state: _Slots) -> _Slots:
+def _begin(task: Task, state: Slots) -> Slots:
   """Until every reply to a prompt of up to task.width tokens has begun."""
   ends = jnp.repeat(task.prompts.lengths, task.num_samples)
 
-  def fits(state: _Slots) -> Array:
+  def fits(state: Slots) -> Array:
     # the longest of the next A: they are sorted
     last = jnp.minimum(state.next_reply + task.at_once, task.count) - 1
     return (state.next_reply < task.count) & (ends[last] <= task.width)
 
-  def can_refill(state: _Slots) -> Array:
+  def can_refill(state: Slots) -> Array:
     return fits(state) & (state.is_done.sum() >= task.at_once)
 
-  def body(state: _Slots) -> _Slots:
+  def body(state: Slots) -> Slots:
     state = jax.lax.while_loop(can_refill, lambda s: _refill(task, s), state)
     return _step(task, state)
 
   return jax.lax.while_loop(fits, body, state)
 
 
-def _finish(task: _Task, state: _Slots) -> _Slots:
+def _finish(task: Task, state: Slots) -> Slots:
   """Until all are done; in fewer slots as soon as half of them are."""
   slots = state.is_done.shape[0]
   sizes = [slots]
@@ -296,7 +296,7 @@ def _finish(task: _Task, state: _Slots) -> _Slots:
   return state
 
 
-def _run(task: _Task, slots: int, widths: Sequence[int]) -> _Slots:
+def run(task: Task, slots: int, widths: Sequence[int]) -> Slots:
   """All replies, in `slots` slots."""
   if slots == task.num_replies:  # all at once
     return _finish(task, _refill(task, _empty(task, slots)))
@@ -307,140 +307,3 @@ def _run(task: _Task, slots: int, widths: Sequence[int]) -> _Slots:
     task = task._replace(width=width)
     state = _begin(task, state)
   return _finish(task, state)
-
-
-def _by_length(prompts: Prompts) -> Array:
-  """The order of the prompts: short ones first, those without tokens last."""
-  lengths = prompts.lengths
-  past = jnp.iinfo(lengths.dtype).max
-  return jnp.argsort(jnp.where(lengths > 0, lengths, past), stable=True)
-
-
-def _at_once(slots: int, num_samples: int) -> int:
-  """Slots that are refilled at once: a quarter, or a few less.
-
-  All samples of some prompts, or an equal part of those of one.
-  """
-  most = max(slots // 4, 1)
-  if num_samples <= most:
-    return most - most % num_samples
-  return max(a for a in range(1, most + 1) if num_samples % a == 0)
-
-
-def _collect(
-  task: _Task, prompts: Prompts, end: _Slots, order: Array | None
-) -> Samples:
-  """Samples in the order of `prompts`; those of the task came in `order`."""
-  replies = (end.tokens, end.logprobs, end.lengths, end.is_stopped)
-  if order is not None:
-    where = jnp.argsort(order)[:, None] * task.num_samples
-    where = (where + jnp.arange(task.num_samples)[None]).reshape(-1)
-    replies = tuple(x[where] for x in replies)
-  tokens, logprobs, lengths, is_stopped = replies
-  prompts = jax.tree.map(
-    lambda x: jnp.repeat(x, task.num_samples, axis=0), prompts
-  )
-  reply_mask = jnp.arange(task.max_reply)[None, :] < lengths[:, None]
-  return Samples(
-    tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
-    prompt_lengths=prompts.lengths,
-    reply_lengths=lengths,
-    reply_mask=reply_mask.astype(jnp.float32),
-    is_stopped=is_stopped,
-    logprobs=logprobs,
-  )
-
-
-def sample(
-  model: Transformer,
-  params: Params,
-  prompts: Prompts,
-  key: Array,
-  *,
-  distribution: SamplingDistribution,
-  max_reply: int,
-  row_ids: Array,
-  num_samples: int = 1,
-  slots: int = 0,
-  widths: Sequence[int] | None = None,
-) -> Samples:
-  """Draws num_samples replies of up to max_reply tokens for every prompt.
-
-  A prompt is read once for all its samples, which lie in adjacent rows. The
-  loop ends when every reply has drawn a stop token or is full. With slots > 0
-  only so many replies decode at a time, those to short prompts first; one that
-  ends gives way to the next, and a prompt is padded to the first of `widths`
-  that holds it (ascending; default_widths; P is the last one anyhow). A prompt
-  of length 0 gets replies of length 0; with slots it costs nothing.
-
-  On a mesh that splits rows alone each device draws the replies to its own
-  prompts, in its share of the slots (rounded up), until they are done: nothing
-  travels, and `params` are whole on each.
-
-  `row_ids`, of the prompts, name their random streams: the same key and id
-  give the same replies in any batch. (With num_samples > 1, reply j of a
-  prompt has the stream id * num_samples + j.)
-  """
-  mesh = sharding.mesh_of(prompts.tokens)
-  is_queue = 0 < slots < row_ids.shape[0] * num_samples
-  is_split = is_queue and 1 < mesh.size == sharding.ways(mesh)
-  draw = functools.partial(
-    _sample,
-    model,
-    distribution=distribution,
-    max_reply=max_reply,
-    num_samples=num_samples,
-    slots=-(-slots // mesh.size) if is_split else slots,
-    widths=widths,
-  )
-  if is_split:
-    by_rows = P(sharding.ROWS)
-    draw = jax.shard_map(
-      draw,
-      mesh=mesh,
-      in_specs=(P(), by_rows, P(), by_rows),
-      out_specs=by_rows,
-      check_vma=False,
-    )
-  return draw(params, prompts, key, row_ids)
-
-
-def _sample(
-  model: Transformer,
-  params: Params,
-  prompts: Prompts,
-  key: Array,
-  row_ids: Array,
-  *,
-  distribution: SamplingDistribution,
-  max_reply: int,
-  num_samples: int,
-  slots: int,
-  widths: Sequence[int] | None,
-) -> Samples:
-  """As sample, in one loop over all slots."""
-  n = row_ids.shape[0] * num_samples
-  is_queue = 0 < slots < n
-  slots = slots if is_queue else n
-  order = jnp.arange(row_ids.shape[0])
-  if is_queue:
-    order = _by_length(prompts)
-  ids = row_ids[order, None] * num_samples + jnp.arange(num_samples)[None]
-  longest = prompts.tokens.shape[1]
-  task = _Task(
-    model=model,
-    params=params,
-    decode_params=model.by_layer(params),
-    prompts=jax.tree.map(lambda x: x[order], prompts),
-    keys=rows.row_keys(key, ids.reshape(-1)),
-    count=(prompts.lengths > 0).sum() * num_samples if is_queue else n,
-    distribution=distribution,
-    num_samples=num_samples,
-    at_once=_at_once(slots, num_samples) if is_queue else n,
-    width=longest,
-    max_reply=max_reply,
-  )
-  if widths is None:
-    widths = rows.default_widths(longest)
-  end = _run(task, slots, [*(w for w in widths if w < longest), longest])
-  return _collect(task, prompts, end, order if is_queue else None)

@@ -75,6 +75,34 @@ def test_a_loop_that_data_end_is_taken_to_run_as_often_as_said():
   assert (found.flops, found.open_loops) == (5 * LOOP + LAST, 1)
 
 
+def test_loops_that_data_end_share_the_trips():
+  text = PRODUCTS.replace('CONDITION', 'until').replace(
+    '  %x = f32[8,16]{1,0} get-tuple-element(%l)',
+    '  %m = (s32[], f32[8,16]{1,0}) while(%l), condition=%until, body=%body\n'
+    '  %x = f32[8,16]{1,0} get-tuple-element(%m)',
+  )
+  found = _costs(text, open_trips=5)
+  assert (found.flops, found.open_loops) == (5 * LOOP + LAST, 1)
+  assert _costs(text, trips=False).flops == 2 * LOOP + LAST
+
+
+def test_a_loop_within_one_runs_so_often_a_trip():
+  outer = PRODUCTS.replace('CONDITION', 'until')
+  outer = outer.replace(
+    'condition=%until, body=%body', 'condition=%until, body=%around'
+  )
+  around = (
+    '%around (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {\n'
+    '  %q = (s32[], f32[8,16]{1,0}) parameter(0)\n'
+    '  ROOT %w = (s32[], f32[8,16]{1,0}) while(%q), condition=%until, '
+    'body=%body\n}\n\n'
+  )
+  found = _costs(
+    outer.replace('ENTRY', f'{around}ENTRY'), open_trips=8, inner_trips=0.25
+  )
+  assert found.flops == 8 * 0.25 * LOOP + LAST
+
+
 def test_memory_is_what_crosses_the_border_of_a_fusion():
   loop = 3 * 4 * (8 * 16 + 16 * 16 + 8 * 16 + 3)  # and the counter
   assert _costs(PRODUCTS.replace('CONDITION', 'condition')).memory == (
