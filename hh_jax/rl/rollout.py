@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from hh_jax import arrays, sampling, sharding
 from hh_jax.losses import ppo
@@ -115,11 +117,24 @@ def make_reshard(nets: Networks, shardings: Any) -> Callable[[Params], Params]:
   """The jitted reshard(policy): the policy as decoding reads it.
 
   Split by 'model' alone of the axes that split it in `shardings`, and in the
-  dtype of the model: gathered once, and not in every step of a decode loop.
+  dtype of the model: gathered once, and not in every step of a decode loop. One
+  layer at a time, so that what has arrived is not held twice.
   """
-  return jax.jit(
-    nets.policy.cast, out_shardings=sharding.for_decoding(shardings)
-  )
+  layout = sharding.for_decoding(shardings)
+
+  def gather(name: str, weights: Array) -> Array:
+    whole = layout['blocks'][name]
+    one = NamedSharding(whole.mesh, P(*whole.spec[1:]))
+    return jax.lax.map(
+      lambda w: jax.lax.with_sharding_constraint(w, one), weights
+    )
+
+  def reshard(params: Params) -> Params:
+    params = nets.policy.cast(params)
+    blocks = {k: gather(k, w) for k, w in params['blocks'].items()}
+    return {**params, 'blocks': blocks}
+
+  return jax.jit(reshard, out_shardings=layout)
 
 
 def make_sample(
