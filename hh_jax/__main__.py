@@ -32,16 +32,17 @@ The same command resumes a run that was interrupted. `sample` needs no run
 directory: --workdir keeps what it prints. Several processes are found under
 Slurm, GKE and on Cloud TPU; elsewhere start each with the last three options.
 
-`launch --on=local|slurm|xpk RECIPE ...` does that: see hh_jax/launch.py.
+`launch --on=local|slurm|xpk RECIPE ...` does that: see `launch --help`.
 
-recipes:"""
+`RECIPE --help` says more. Recipes:"""
+_MODULES = {**recipes.RECIPES, 'launch': 'hh_jax.launch'}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a recipe; returns the exit code (2: a mistake in what was given)."""
   argv = sys.argv[1:] if argv is None else argv
   if not argv or '--help' in argv or '-h' in argv:
-    print(_help())
+    print(_help_on(argv[0]) if argv and argv[0] in _MODULES else _help())
     return 0
   resumes = any(word.startswith('--workdir') for word in argv)
   try:
@@ -99,11 +100,29 @@ def _help() -> str:
   return '\n'.join([USAGE, *lines])
 
 
-def _first_line(module: str) -> str:
-  """Of the module's docstring, without importing it."""
+def _help_on(name: str) -> str:
+  """All that a module says of itself, and the options that it has."""
+  options = recipes.OWN_OPTIONS.get(name)
+  lines = [_docstring(_MODULES[name])]
+  if name == 'launch':
+    lines += ['', launch.options_in_words()]
+  elif options:
+    words = (x if of is bool else f'{x}=...' for x, of in options.items())
+    lines += ['', f'options: {" ".join(words)}']
+  else:
+    lines += ['', f'the keys of its config: configs/{name}.py']
+  return '\n'.join(lines)
+
+
+def _docstring(module: str) -> str:
+  """Of a module, without importing it."""
   spec = importlib.util.find_spec(module)
   text = pathlib.Path(spec.origin).read_text(encoding='utf-8')
-  return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
+  return ast.get_docstring(ast.parse(text)) or ''
+
+
+def _first_line(module: str) -> str:
+  return _docstring(module).partition('\n')[0]
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import threading
 
 from hh_jax import rollcall
 from hh_jax.errors import InputError
@@ -24,6 +25,8 @@ ENVIRONMENT = {
 }
 LEAVING_SECONDS = 10  # that a process which failed waits for others to fail
 WORKING_SECONDS = 10**6  # that others wait for one: its heartbeats tell enough
+POLL_SECONDS = 0.2  # after which a signal is seen
+PEER_DIED = 134  # exit code, as of the abort by JAX's coordination service
 _MESSAGE_BYTES = 1024  # of an error that a process tells the others
 
 
@@ -116,10 +119,26 @@ def by_all(do: Callable[[], object]) -> None:
 
 
 def _meet(key: str, seconds: int) -> None:
-  """Waits for all processes; JaxRuntimeError where one dies, or is too late."""
+  """Waits for all processes; JaxRuntimeError where one dies, or is too late.
+
+  In a thread: in C++ the main one would not see a signal.
+  """
   from orbax.checkpoint import multihost
 
-  multihost.get_barrier_sync_fn()(key=key, timeout_ms=seconds * 1000)
+  failed = []
+
+  def wait() -> None:
+    try:
+      multihost.get_barrier_sync_fn()(key=key, timeout_ms=seconds * 1000)
+    except Exception as error:
+      failed.append(error)
+
+  thread = threading.Thread(target=wait, daemon=True)
+  thread.start()
+  while thread.is_alive():
+    thread.join(POLL_SECONDS)
+  if failed:
+    raise failed[0]
 
 
 def largest(number: int) -> int:
@@ -175,7 +194,9 @@ def session(asked: Asked) -> Iterator[None]:
     with _quiet():
       yield
   except BaseException as error:
-    atexit.register(_leave, _exit_code(error))
+    atexit.register(
+      _leave, _exit_code(error), asks_who_died=_may_be_of_a_death(error)
+    )
     raise
 
 
@@ -244,7 +265,7 @@ def _count(said: dict[str, str | int], name: str) -> int:
 def _start(place: rollcall.Place, asked: Asked) -> None:
   rollcall.meet(place, timeout=asked.startup_timeout)
   import jax
-  from orbax.checkpoint import multihost  # noqa: F401, _leave is too late for it
+  from orbax.checkpoint import multihost  # noqa: F401, cannot be at exit
 
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   # Programs in flight on the devices of one CPU can starve each other.
@@ -268,6 +289,14 @@ def _start(place: rollcall.Place, asked: Asked) -> None:
   _here.index, _here.count = place.process_id, place.num_processes
 
 
+def _may_be_of_a_death(error: BaseException) -> bool:
+  """A collective that fails is how most hear of it; memory is one's own."""
+  import jax
+
+  is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+  return is_jax and 'RESOURCE_EXHAUSTED' not in str(error)
+
+
 def _exit_code(error: BaseException) -> int:
   if isinstance(error, SystemExit) and isinstance(error.code, int):
     return error.code
@@ -276,7 +305,7 @@ def _exit_code(error: BaseException) -> int:
   return 2 if isinstance(error, InputError) else 1
 
 
-def _leave(code: int) -> None:
+def _leave(code: int, *, asks_who_died: bool) -> None:
   """At exit, before JAX's own shutdown, which would wait for the others.
 
   Where all fail alike they leave together.
@@ -286,11 +315,12 @@ def _leave(code: int) -> None:
   try:
     _meet('hh_jax leaves', LEAVING_SECONDS)
   except Exception as error:  # of whatever kind: the others are not coming
-    why = ' '.join(str(error).partition('RPC:')[0].split())
-    print(
-      'hh_jax: the other processes do not end with this one; where one of them '
-      f'died, that was the cause: {why}',
-      file=sys.stderr,
-      flush=True,
-    )
+    if asks_who_died:
+      why = ' '.join(str(error).partition('RPC:')[0].split())
+      print(
+        f'hh_jax: another process died before this one: {why}',
+        file=sys.stderr,
+        flush=True,
+      )
+      code = PEER_DIED
     os._exit(code)

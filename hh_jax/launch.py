@@ -4,10 +4,11 @@
 
 `local` starts --processes of them on this machine; `slurm` prints a job script
 and `xpk` a command for TPU slices on GKE. What comes after the recipe's name is
-what it would be without `launch`, and is checked here.
+what it would be without `launch`; its options, the keys of its config and its
+mesh are checked here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
 import os
@@ -34,6 +35,10 @@ NOTICE_S = 120  # between SIGTERM to all processes and the end of a job
 SLURM_LATE_S = 60  # by which Slurm may give notice earlier
 XPK_NAME = 40  # characters at most
 POLL_S = 0.2
+# Config fields that name runs.
+LINKS = (
+  'tokenizer', 'init_from', 'teacher', 'pm', 'heldout_pm', 'others', 'run',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +60,19 @@ class Options:
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
-  """Options, and the command of the recipe, which is one that would run."""
+  """Options, and the command of the recipe."""
   fields = {
     f'--{f.name.replace("_", "-")}': f for f in dataclasses.fields(Options)
   }
   given, words = {}, list(argv)
   while words and words[0].startswith('--'):
     name, is_given, value = words.pop(0).partition('=')
-    if name not in fields or not is_given:
+    if name not in fields:
       raise InputError(
-        f'launch takes {", ".join(f"{x}=..." for x in fields)}, not {name}; '
-        f'{cli.nearest(name, fields)}'
+        f'launch has no option {name}: {cli.nearest(name, fields)}'
       )
+    if not is_given:
+      raise InputError(f'{name} has no value: write {name}=VALUE')
     field = fields[name]
     low = 0 if field.name in ZERO else 1
     if field.type is int and not (value.isdecimal() and int(value) >= low):
@@ -86,6 +92,8 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     raise InputError(
       'a sweep launches its own cells: sweep --config.on=slurm, say'
     )
+  if words and words[0] in recipes.OWN_OPTIONS:
+    raise InputError(f'{words[0]} runs here, in one process, without launch')
   if not words or words[0] not in recipes.RECIPES:
     raise InputError('after the options comes a recipe with its own')
   command = cli.parse(words, recipes.RECIPES)
@@ -96,19 +104,31 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
 
 def _check(options: Options, config: Any, workdir: str) -> None:
   """InputError for what the cluster would only find out later."""
-  if options.on == 'xpk' and not workdir.startswith('/'):
-    raise InputError(
-      f'--workdir {workdir} would be lost with its container: xpk wants an '
-      'absolute path, of a disk that all hosts mount'
-    )
+  if options.on == 'xpk':
+    if not workdir.startswith('/'):
+      raise InputError(
+        f'--workdir {workdir} would be lost with its container: xpk wants an '
+        'absolute path, of a disk that all hosts mount'
+      )
+    for key, path in _links(config):
+      if not path.startswith('/'):
+        raise InputError(
+          f'config.{key} {path} is not in the container: xpk wants an absolute '
+          'path, of a disk that all hosts mount'
+        )
   if options.on == 'slurm' and 60 * options.minutes < NOTICE_S + SLURM_LATE_S:
     raise InputError(
       f'--minutes {options.minutes} leaves no time before the notice, '
       f'{NOTICE_S + SLURM_LATE_S} s before the limit'
     )
-  if 'mesh' not in config:
-    return
-  mesh = config.mesh
+  for section in (config, *config.values()):
+    if _is_section(section) and 'mesh' in section:
+      _check_mesh(options, section.mesh)
+
+
+def _check_mesh(options: Options, mesh: Any) -> None:
+  if min(mesh.data, mesh.sequence, mesh.model) < 1:
+    raise InputError(f'config.mesh has an axis below 1: {mesh.to_dict()}')
   if options.on == 'xpk' and mesh.data % options.slices:
     raise InputError(
       f'config.mesh.data {mesh.data} is not a multiple of --slices='
@@ -119,11 +139,37 @@ def _check(options: Options, config: Any, workdir: str) -> None:
     'slurm': options.nodes * options.gpus,
   }.get(options.on)
   others = mesh.data * mesh.sequence * mesh.model
-  fsdp = mesh.fsdp if mesh.fsdp > 0 else (devices or 0) // max(others, 1)
+  fsdp = mesh.fsdp if mesh.fsdp > 0 else (devices or 0) // others
   if devices and others * fsdp != devices:
     raise InputError(
       f'config.mesh does not lay out {devices} devices: {mesh.to_dict()}'
     )
+
+
+def _is_section(value: Any) -> bool:
+  return hasattr(value, 'items')
+
+
+def _links(section: Any, prefix: str = '') -> Iterator[tuple[str, str]]:
+  """(key, path) of all LINKS in a config that name something."""
+  for key, value in section.items():
+    if _is_section(value):
+      yield from _links(value, f'{prefix}{key}.')
+    elif key in LINKS:
+      for path in [value] if isinstance(value, str) else value or ():
+        if path:
+          yield f'{prefix}{key}', path
+
+
+def options_in_words() -> str:
+  """What --on takes, and with it; a line a place."""
+  defaults = Options()
+
+  def word(name: str) -> str:
+    default = getattr(defaults, name)
+    return f'--{name.replace("_", "-")}={"..." if default == "" else default}'
+
+  return '\n'.join(f'--on={on}: {" ".join(map(word, OF[on]))}' for on in ON)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -142,12 +188,11 @@ def _name(words: Sequence[str]) -> str:
   return re.sub('[^a-z0-9]+', '-', text).strip('-')
 
 
-def _short(name: str) -> str:
-  """As xpk takes it; of long names another end for each."""
-  if len(name) <= XPK_NAME:
-    return name
-  digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-  return f'{name[: XPK_NAME - 9].strip("-")}-{digest}'
+def _workload(words: Sequence[str]) -> str:
+  """A name for xpk, of this run alone: one that is there it refuses."""
+  workdir = cli.parse(words, recipes.RECIPES).workdir
+  digest = hashlib.sha256(f'{words[0]} {workdir}'.encode()).hexdigest()[:8]
+  return f'{_name(words)[: XPK_NAME - 9].strip("-")}-{digest}'
 
 
 def slurm(options: Options, words: Sequence[str]) -> str:
@@ -196,6 +241,7 @@ def xpk(options: Options, words: Sequence[str]) -> str:
   """A command for xpk; JAX finds its processes by GKE's variables.
 
   A preempted pod gets SIGTERM and NOTICE_S to save; all start again and go on.
+  xpk does so by exit codes: after 143, and 134 where another one died, not 1.
   """
   for field in ('cluster', 'tpu_type', 'image'):
     if not getattr(options, field):
@@ -203,7 +249,7 @@ def xpk(options: Options, words: Sequence[str]) -> str:
   return shlex.join([
     'xpk', 'workload', 'create',
     f'--cluster={options.cluster}',
-    f'--workload={_short(_name(words))}',
+    f'--workload={_workload(words)}',
     f'--tpu-type={options.tpu_type}',
     f'--num-slices={options.slices}',
     f'--docker-image={options.image}',

@@ -20,6 +20,10 @@ from hh_jax.errors import InputError
 
 RESULTS, TABLE = 'results.jsonl', 'table.md'
 XPK = 'xpk.sh'
+XPK_HEAD = (
+  '# xpk starts no workload twice. One that failed gives up its name with',
+  '# xpk workload delete --workload=NAME --cluster=CLUSTER',
+)
 PLACES = ('local', 'slurm', 'submitit-local', 'xpk')
 POLL_S = 0.2
 
@@ -32,7 +36,7 @@ class Cell:
   overrides: dict[str, str]
   command: tuple[str, ...]
   workdir: pathlib.Path
-  log: pathlib.Path  # stdout and stderr
+  log: pathlib.Path  # stdout and stderr; with xpk GKE has them
 
   @property
   def is_finished(self) -> bool:
@@ -91,7 +95,8 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
   names = [cell.name for cell in cells]
   if twice := {name for name in names if names.count(name) > 1}:
     raise InputError(f'config.cells has {min(twice)!r} twice')
-  if config.on != 'local' and importlib.util.find_spec('submitit') is None:
+  by_submitit = config.on in ('slurm', 'submitit-local')
+  if by_submitit and importlib.util.find_spec('submitit') is None:
     raise InputError(
       f'config.on={config.on} needs submitit: pip install "hh_jax[slurm]"'
     )
@@ -104,15 +109,22 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
 
 def _workloads(cells: Iterable[Cell], config: Any) -> list[str]:
   """The commands that start them on GKE; InputError as `launch` has it."""
+  keys = {f'--{name.replace("_", "-")}': name for name in config.xpk}
   flags = [
-    f'--{name.replace("_", "-")}={value}'
-    for name, value in config.xpk.items()
-    if value != ''  # not 0, which is no restarts
+    f'{flag}={config.xpk[name]}'
+    for flag, name in keys.items()
+    if config.xpk[name] != ''  # not 0, which is no restarts
   ]
-  return [
-    launch.xpk(*launch.parse(['--on=xpk', *flags, *cell.command[2:]]))
-    for cell in cells
-  ]
+  try:
+    return [
+      launch.xpk(*launch.parse(['--on=xpk', *flags, *cell.command[2:]]))
+      for cell in cells
+    ]
+  except InputError as error:
+    text = str(error)
+    for flag, name in keys.items():
+      text = text.replace(flag, f'--config.xpk.{name}')
+    raise InputError(text) from error
 
 
 def _start(cell: Cell, slot: int, gpus: int) -> subprocess.Popen:
@@ -234,6 +246,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
 
   With config.on=xpk it writes the commands that start them, and the same call
   collects what they have come to.
+
   Cells may be added to a sweep later. One that fails does not stop the others;
   at the end it is an InputError with the last line of its log.
   """
@@ -247,8 +260,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   }
   workdir_lib.open_run(root, same, 'sweep')
   todo = [cell for cell in cells if not cell.is_finished]
-  if todo and config.on == 'xpk':
-    text = ''.join(f'{line}\n' for line in _workloads(todo, config))
+  if config.on == 'xpk':
+    text = '\n'.join([*XPK_HEAD, *_workloads(todo, config), ''])
     workdir_lib.write_bytes(root / XPK, text.encode())
   elif todo:
     with metrics_lib.progress(len(todo), 'cells') as bar:
@@ -266,7 +279,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   print(text, end='')
   failed = [cell for cell in cells if not cell.is_finished]
   if failed and config.on == 'xpk':
-    print(f'{len(failed)} workloads to start are in {root / XPK}')
+    print(f'{len(failed)} cells are to be run: {root / XPK} has their commands')
     return {'cells': len(cells), 'waiting': len(failed)}
   if failed:
     raise InputError(

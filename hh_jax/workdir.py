@@ -127,9 +127,12 @@ def ours(workdir: str | os.PathLike) -> Iterator[None]:
   except Exception:
     if not was_there and (path / CONFIG).exists() and _identity(path) in _OPEN:
       shutil.rmtree(path / PREPARED, ignore_errors=True)
-      files = [p for p in path.rglob('*') if not p.is_dir()]
+      files = [
+        p for p in path.rglob('*')
+        if not p.is_dir() and p.parent.name != PREPARED  # NFS keeps open ones
+      ]  # fmt: skip
       if {p.name for p in files} <= {CONFIG, CARD}:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     raise
   finally:
     for key in _OPEN.keys() - held:

@@ -273,13 +273,33 @@ def test_errors_of_a_recipe(capsys, runs, config_file):
     main_lib.main(argv)
 
 
-@pytest.mark.parametrize('argv', [[], ['--help'], ['pm', '-h']])
+@pytest.mark.parametrize('argv', [[], ['--help'], ['pmm', '-h']])
 def test_help_lists_the_recipes(capsys, argv):
   assert main_lib.main(argv) == 0
   lines = capsys.readouterr().out.splitlines()
   for name in recipes.RECIPES:
     (line,) = [x for x in lines if x.startswith(f'  {name} ')]
     assert len(line.split()) > 3
+
+
+def test_help_on_a_recipe(capsys):
+  said = {}
+  for name in (*recipes.RECIPES, 'launch'):
+    assert main_lib.main([name, '--help']) == 0
+    said[name] = capsys.readouterr().out
+  assert len(set(said.values())) == len(said)
+  assert said['pm'].splitlines()[0] in _shown_in_help(capsys)
+  for option in ('--on=slurm: --nodes=1', '--tpu-type=...'):
+    assert option in said['launch']
+  assert '--topology=... ' in said['plan'] and ' --fix ' in said['plan']
+  for name in set(recipes.RECIPES) - set(recipes.OWN_OPTIONS):
+    config = said[name].split()[-1]
+    assert (main_lib.pathlib.Path(__file__).parent.parent / config).exists()
+
+
+def _shown_in_help(capsys):
+  main_lib.main(['--help'])
+  return capsys.readouterr().out
 
 
 def test_help_does_not_import_jax():

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -60,22 +61,32 @@ def test_an_xpk_command(capsys):
   assert launch.main([*options, *MOUNTED]) == 0
   words = shlex.split(capsys.readouterr().out)
   assert words[:3] == ['xpk', 'workload', 'create']
-  for word in ('--workload=pm-a-pm-1', '--tpu-type=v5p-512'):
-    assert word in words
+  assert words[4].startswith('--workload=pm-a-pm-1-')
+  assert '--tpu-type=v5p-512' in words
   assert '--max-restarts=10' in words
   command = words[-1].removeprefix('--command=')
   assert shlex.split(command) == ['python', '-m', 'hh_jax', *MOUNTED]
 
 
-def test_long_names_of_workloads_stay_apart(capsys):
+@pytest.mark.parametrize(
+  'runs',
+  [
+    ('size=13M,optimizer.learning_rate=0.001,seed=0',
+     'size=13M,optimizer.learning_rate=0.001,seed=1'),
+    ('lr=1', 'lr=-1'),
+    ('a_b', 'a-b'),
+    ('A', 'a'),
+    ('one/pm', 'two/pm'),
+  ],
+)  # fmt: skip
+def test_names_of_workloads_stay_apart(capsys, runs):
   options = ['--on=xpk', '--cluster=c', '--tpu-type=v5p-8', '--image=i']
   names = []
-  for seed in (0, 1):
-    run = f'--workdir=/disk/size=13M,optimizer.learning_rate=0.001,seed={seed}'
-    launch.main([*options, *MOUNTED[:2], run])
-    names.append(shlex.split(capsys.readouterr().out)[4])
+  for run in runs:
+    launch.main([*options, *MOUNTED[:2], f'--workdir=/disk/{run}'])
+    names.append(shlex.split(capsys.readouterr().out)[4].partition('=')[2])
   assert names[0] != names[1]
-  assert all(len(name.partition('=')[2]) <= 40 for name in names)
+  assert all(re.fullmatch('[a-z][a-z0-9-]{0,39}', name) for name in names)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,9 @@ def test_long_names_of_workloads_stay_apart(capsys):
     (['--on=moon', *PM], "--on 'moon'"),
     (['--on=slurm', '--nodes=0', *PM], '--nodes takes an integer of 1'),
     (['--on=slurm', '--gpus=-1', *PM], '--gpus takes an integer of 0'),
-    (['--on=slurm', '--node=2', *PM], 'launch takes --on=.*, not --node'),
+    (['--on=slurm', '--node=2', *PM], 'has no option --node: nearest: --nodes'),
+    (['--on', 'slurm', *PM], 'write --on=VALUE'),
+    (['--on=slurm', 'plan', *PM[1:]], 'plan runs here'),
     (['--on=slurm'], 'a recipe with its own'),
     (['--on=slurm', *PM, '--config.optimizer.l=1'], 'no config key'),
     (['--on=slurm', *PM[:2]], '--workdir is missing'),
@@ -102,6 +115,21 @@ def test_long_names_of_workloads_stay_apart(capsys):
       'does not lay out 8 devices',
     ),
     (['--on=slurm', *PM, '--config.mesh.fsdp=4'], 'does not lay out 8 devices'),
+    (['--on=slurm', *PM, '--config.mesh.data=0'], 'has an axis below 1'),
+    (
+      ['--on=xpk', *MOUNTED, '--config.init_from=runs/lm'],
+      'init_from runs/lm is not in the container',
+    ),
+    (
+      [
+        '--on=slurm',
+        'pipeline',
+        '--config=configs/demo.py',
+        '--workdir=runs/a',
+        '--config.pm.mesh.model=5',
+      ],
+      'does not lay out 8 devices',
+    ),
     (['--on=slurm', 'sweep'], 'a sweep launches its own cells'),
   ],
 )

@@ -127,7 +127,7 @@ def test_mistakes_are_found_before_anything_runs(
 def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
   root = tmp_path / 's'
   config = config_of('vocab_size=400', 'vocab_size=380', on='xpk')
-  with pytest.raises(InputError, match='xpk needs --cluster'):
+  with pytest.raises(InputError, match='xpk needs --config.xpk.cluster'):
     sweep.run(config, str(root))
   with config.unlocked():
     config.xpk.update(cluster='c', tpu_type='v5p-8', image='i', restarts=0)
@@ -135,7 +135,7 @@ def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
     sweep.run(config, 'runs/s')
   assert sweep.run(config, str(root)) == {'cells': 2, 'waiting': 2}
   lines = (root / sweep.XPK).read_text().splitlines()
-  words = [shlex.split(line) for line in lines]
+  words = [shlex.split(line) for line in lines if not line.startswith('#')]
   assert [of[:3] for of in words] == [['xpk', 'workload', 'create']] * 2
   assert f'--workdir={root}/vocab_size=380' in words[1][-1]
   assert '--max-restarts=0' in words[0]
@@ -145,7 +145,19 @@ def test_cells_for_gke_are_commands_until_they_are_finished(tmp_path, capsys):
   with config.unlocked():
     config.on = 'xpk'
   assert sweep.run(config, str(root)) == {'cells': 2}
+  assert 'xpk workload create' not in (root / sweep.XPK).read_text()
   assert 'vocab_size' in capsys.readouterr().out
+
+
+def test_only_slurm_needs_submitit(tmp_path, monkeypatch):
+  monkeypatch.setattr(sweep.importlib.util, 'find_spec', lambda name: None)
+  config = config_of('vocab_size=400', on='xpk')
+  with config.unlocked():
+    config.xpk.update(cluster='c', tpu_type='v5p-8', image='i')
+  assert len(sweep.check(config, tmp_path / 's')) == 1
+  config.on = 'submitit-local'
+  with pytest.raises(InputError, match='submitit-local needs submitit'):
+    sweep.check(config, tmp_path / 's')
 
 
 def test_two_at_a_time(tmp_path, monkeypatch):

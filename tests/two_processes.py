@@ -26,7 +26,7 @@ CACHE = {
 DEATHS = {
   0: r'leader task was preempted/died',
   1: r'unhealthy \(stopped sending heartbeats\):\n1\n'
-  r'|Task 1 heartbeat timeout|timed out task names: 1\n',
+  r'|Task 1 heartbeat timeout|timed out task names: 1\b',
 }
 GLOO = re.compile(r'Gloo|peer rank|^\s*$')
 

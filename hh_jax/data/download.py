@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import pathlib
+import platform
 import urllib.error
 import urllib.request
 
@@ -82,7 +83,8 @@ def _fetch_one(
 @contextlib.contextmanager
 def _part_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A name for unfinished bytes, one per process, removed on the way out."""
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  ours = f'{platform.node()}.{os.getpid()}'
+  part = path.with_name(f'{path.name}.{ours}.part')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

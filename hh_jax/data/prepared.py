@@ -11,7 +11,7 @@ import mmap
 import os
 import pathlib
 import pickle
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def once(run: str | os.PathLike, make: Callable[[], T]) -> T:
 def write(folder: pathlib.Path, value: Any) -> None:
   """Stores anything that pickles; its rows apart."""
   folder.mkdir(exist_ok=True)
-  with open(folder / OBJECTS, 'wb') as file:
+  with _replaced(folder / OBJECTS) as file:
     _Pickler(file, folder).dump(value)
 
 
@@ -50,6 +50,12 @@ def read(folder: pathlib.Path) -> Any:
   """What was stored; its rows are read where they are indexed."""
   with open(folder / OBJECTS, 'rb') as file:
     return _Unpickler(file, folder).load()
+
+
+def _replaced(path: pathlib.Path) -> BinaryIO:
+  """A new file: who still maps the one before keeps that."""
+  path.unlink(missing_ok=True)
+  return open(path, 'wb')
 
 
 class _Pickler(pickle.Pickler):
@@ -65,7 +71,7 @@ class _Pickler(pickle.Pickler):
     dtype = np.dtype([(k, x.dtype, x.shape[1:]) for k, x in arrays.items()])
     name, num = RECORDS.format(self._count), loader.num_rows(obj)
     self._count += 1
-    with open(self._folder / name, 'wb') as file:
+    with _replaced(self._folder / name) as file:
       for start in range(0, num, _CHUNK):
         records = np.empty(min(_CHUNK, num - start), dtype)
         for key, array in arrays.items():

@@ -96,7 +96,7 @@ class Data(NamedTuple):
 
   rows: types.PackedPairs
   held_out: list[Pair]
-  eval_rows: types.PackedPairs  # of held_out
+  held_out_rows: types.PackedPairs
   counts: dict[str, dict[str, Any]]  # kept, cut, left out: train, test, source
   padding_share: float  # of the tokens of rows
 
@@ -115,14 +115,14 @@ def load(
   same = len(given) - len(examples.distinct(given))
   shape = dict(row_length=config.row_length, max_pairs=config.max_pairs)
   rows, counts = ranking.pack(pairs, tokenizer, **shape)
-  eval_rows, eval_counts = ranking.pack(test.pairs, tokenizer, **shape)
+  held_out_rows, eval_counts = ranking.pack(test.pairs, tokenizer, **shape)
   counts = {
     'train': counts | {'identical_replies': same},
     'test': eval_counts | test.counts,
     'source': source.report(),
   }
   padding_share = float(np.mean(rows.segments == 0))
-  return Data(rows, test.pairs, eval_rows, counts, padding_share)
+  return Data(rows, test.pairs, held_out_rows, counts, padding_share)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -199,7 +199,7 @@ def train(
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(config.model, tokenizer)
   data = prepared.once(workdir, lambda: load(config, tokenizer))
-  quick_rows = loader.spread(data.eval_rows, config.eval_rows)
+  quick_rows = loader.spread(data.held_out_rows, config.eval_rows)
   scores = ranking.make_scorer(
     model, mesh, batch_size=config.batch_size, objective=config.objective
   )
@@ -230,7 +230,7 @@ def train(
     evaluate=evaluate,
   )
   found, accuracies = judge(
-    config, model, tokenizer, mesh, params, data.held_out, data.eval_rows,
+    config, model, tokenizer, mesh, params, data.held_out, data.held_out_rows,
     scores,
   )  # fmt: skip
   judged = judged_rows(data.held_out, *found)

@@ -22,7 +22,7 @@ class TrainPrompts(NamedTuple):
   """Training prompts by group, and what became of the others."""
 
   rows: Prompts  # those that are drawn from, group by group
-  groups: dict[str, int]  # how many each has, in that order
+  groups: dict[str, int]  # how many each has, in that order; empty: one
   weights: dict[str, float]  # empty: in proportion to their numbers
   counts: dict[str, int]
 
@@ -100,7 +100,7 @@ def load(
   }
   weights = {k: w for k, w in config.prompt_weights.items() if w > 0}
   if not weights:
-    return TrainPrompts(rows, {'all': counts['prompts']}, {}, counts)
+    return TrainPrompts(rows, {}, {}, counts)
   names = np.array([group_of(prompts[i]) for i in rows.ids])
   members = {name: np.flatnonzero(names == name) for name in weights}
   for name, found in members.items():

@@ -243,10 +243,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     config, nets, mesh, tokenizer.fingerprint
   )
   source = common.load_source(config.data)
+  evaluator = make_evaluator(config, nets, frozen, source, tokenizer, mesh)
   prompts, text = prepared.once(
     workdir, lambda: prepare(config, source, tokenizer)
   )
-  evaluator = make_evaluator(config, nets, frozen, source, tokenizer, mesh)
   native.write_card(workdir, nets.policy, tokenizer.fingerprint)
 
   per_iteration = config.num_epochs * config.num_minibatches

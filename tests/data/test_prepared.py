@@ -1,4 +1,5 @@
 import pickle
+import time
 
 import jax
 import numpy as np
@@ -86,19 +87,20 @@ def test_one_process_writes_nothing(tmp_path):
 
 # As slow as reading may be: gloo's first collective gives up after 30 s.
 READ = """
-import pickle, sys, time
+import os, pathlib, pickle, sys, time
 import numpy as np
-from hh_jax import cli, distributed
+from hh_jax import cli, distributed, stopping
 from hh_jax.data import prepared
 run, seconds = sys.argv[1], float(sys.argv[2])
 words = ['read', '--config=none', '--workdir=none', *sys.argv[3:]]
 asked = cli.parse(words, ['read']).processes
 
 def make():
+  pathlib.Path(run, 'begun').touch()
   time.sleep(seconds)
-  return distributed.share(), np.arange(5)
+  return os.getpid(), np.arange(5)
 
-with distributed.session(asked):
+with distributed.session(asked), stopping.at_once():
   found = prepared.once(run, make)
   with open(f'{run}/{asked.process_id}.pickle', 'wb') as f:
     pickle.dump(found, f)
@@ -110,8 +112,23 @@ def test_process_0_reads_however_long_it_takes(tmp_path):
   command = ['-c', READ, str(tmp_path), '33']
   with two_processes.Processes(command, command) as processes:
     ended = processes.ended()
+    maker = processes.running[0].pid
   for i, (code, _, errors) in enumerate(ended):
     assert code == 0, errors
     who, found = pickle.loads((tmp_path / f'{i}.pickle').read_bytes())
-    assert who == (0, 1)  # made by one, for whom there are no others
+    assert who == maker
     np.testing.assert_array_equal(found, np.arange(5))
+
+
+@pytest.mark.slow
+def test_who_waits_still_hears_a_signal(tmp_path):
+  command = ['-c', READ, str(tmp_path), '60']
+  with two_processes.Processes(command, command) as processes:
+    two_processes.wait_for(tmp_path / 'begun')
+    start = time.monotonic()
+    for process in processes.running:
+      process.terminate()
+    ended = processes.ended()
+  assert time.monotonic() - start < 30
+  for code, _, errors in ended:
+    assert code and 'died' not in errors, (code, errors)
