@@ -61,6 +61,23 @@ class Options:
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
   """Options, and the command of the recipe."""
+  options, words = _options(argv)
+  if words and words[0] == 'sweep':
+    raise InputError(
+      'a sweep launches its own cells: sweep --config.on=slurm, say'
+    )
+  if words and words[0] in recipes.OWN_OPTIONS:
+    raise InputError(f'{words[0]} runs here, in one process, without launch')
+  if not words or words[0] not in recipes.RECIPES:
+    raise InputError('after the options comes a recipe with its own')
+  command = cli.parse(words, recipes.RECIPES)
+  config = cli.load_config(command.config, command.overrides)
+  _check(options, config, command.workdir)
+  return options, words
+
+
+def _options(argv: Sequence[str]) -> tuple[Options, list[str]]:
+  """Those before the recipe's name, and the words from there on."""
   fields = {
     f'--{f.name.replace("_", "-")}': f for f in dataclasses.fields(Options)
   }
@@ -88,17 +105,6 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
       raise InputError(
         f'--{name.replace("_", "-")} is no option of --on={options.on}'
       )
-  if words and words[0] == 'sweep':
-    raise InputError(
-      'a sweep launches its own cells: sweep --config.on=slurm, say'
-    )
-  if words and words[0] in recipes.OWN_OPTIONS:
-    raise InputError(f'{words[0]} runs here, in one process, without launch')
-  if not words or words[0] not in recipes.RECIPES:
-    raise InputError('after the options comes a recipe with its own')
-  command = cli.parse(words, recipes.RECIPES)
-  config = cli.load_config(command.config, command.overrides)
-  _check(options, config, command.workdir)
   return options, words
 
 
