@@ -6,8 +6,8 @@
 Slices are the smallest, to a factor of two, that hold parameters, moments and
 frozen networks with room for activations; our choice. 64 rows a batch of
 comparisons (some 280 pairs, so 574 steps are an epoch of 161k) and 256 replies
-an iteration, as configs/ppo.py has it. `:some` has a third of the plans, a
-kind of chips for each size and recipe in turn, for the tests.
+an iteration, as configs/ppo.py has it. `:pm` and `:ppo` have half of the plans
+each.
 """
 
 from configs import common
@@ -64,13 +64,7 @@ def weak(file: str, rows: int, overrides: str) -> tuple:
 
 def get_config(size=None):
   pms, ppos = cells('pm', PM, PAIRS), cells('ppo', PPO, BOTH)
-  chips = 3
-  some = [chips * i + i % chips for i in range(len(PM))]
-  other = [chips * i + (i + 1) % chips for i in range(len(PPO))]
-  chosen = {
-    'all': pms + ppos,
-    'some': tuple(pms[i] for i in some) + tuple(ppos[i] for i in other),
-  }
+  chosen = {'all': pms + ppos, 'pm': pms, 'ppo': ppos}
   return common.config(
     cells=common.choose(size, chosen, 'all'),
     # one cell, and what single changes of it do to its memory

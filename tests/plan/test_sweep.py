@@ -233,24 +233,32 @@ def test_a_sweep_compiles_and_writes_a_page(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.libtpu
 @pytest.mark.slow
-def test_all_sizes_on_all_kinds_of_tpus(tpu_compiler, tmp_path):
-  """Preference models and policies; a third of the table of docs/scaling.md."""
-  words = 'plan --sweep --config=configs/scaling.py:some --quick --steps=1'
+@pytest.mark.parametrize('recipe', ['pm', 'ppo'])
+def test_all_sizes_on_all_kinds_of_tpus(tpu_compiler, tmp_path, recipe):
+  """The first table of docs/scaling.md; what does not fit is compiled too."""
+  words = f'plan --sweep --config=configs/scaling.py:{recipe} --quick --steps=1'
   done = subprocess.run(
     [sys.executable, '-m', 'hh_jax', *words.split(), '--json',
      f'--kept={tmp_path}/kept.jsonl'],
     cwd=REPO, capture_output=True, text=True, check=False,
   )  # fmt: skip
-  assert done.returncode == 0, done.stderr
+  assert done.returncode in (0, 1), done.stderr
   rows = json.loads(done.stdout.splitlines()[-1])
-  sizes = ('13M', '42M', '197M', '810M', '2.7B', '13B', '52B')
-  assert [row['cell'].split()[0] for row in rows] == [
-    f'configs/{recipe}.py:{size}' for recipe in ('pm', 'ppo') for size in sizes
-  ]
   plans = [row['plan'] for row in rows]
-  assert {of['topology'][:3] for of in plans} == {'v5e', 'v5p', 'v6e'}
+  seen = [
+    (row['cell'].split()[0], of['topology'][:3])
+    for row, of in zip(rows, plans, strict=True)
+  ]
+  sizes = ('13M', '42M', '197M', '810M', '2.7B', '13B', '52B')
+  assert seen == [
+    (f'configs/{recipe}.py:{size}', kind)
+    for size in sizes
+    for kind in ('v5e', 'v5p', 'v6e')
+  ]
+  assert sum(of['fits'] for of in plans) >= len(plans) - 2
   for of in plans:
-    assert of['fits'] and 0 < of['mfu_bound'] <= 1 and of['hours'] > 0
+    assert 0 < of['mfu_bound'] <= 1 and of['hours'] > 0
     for phase in of['phases']:
+      assert phase['peak'] > 0
       # recomputation, and what a decode step does for rows that are done
       assert phase['flops'] >= 0.5 * phase['model_flops']

@@ -128,6 +128,8 @@ def elsewhere(
     for name in RESUMED:
       split = argv(chain, name, path / f'{name}_split', SPLIT)
       commands[f'{name}_split'] = {'argv': split}
+    slots = argv(chain, 'ppo', path / 'ppo_slots', '--config.slots=4')
+    commands['ppo_slots'] = {'argv': slots}
   plan = path / 'plan.json'
   plan.write_text(json.dumps(list(commands.values())))
   command = ['-m', 'tests.recipes.several', str(plan)]

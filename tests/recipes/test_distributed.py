@@ -53,6 +53,11 @@ def test_a_model_split_over_two_processes(chain, pair, recipe):
   assert_like(pair.run(f'{recipe}_split'), chain.path / recipe)
 
 
+@pytest.mark.slow
+def test_slots_of_two_processes_draw_the_same(chain, pair):
+  assert_like(pair.run('ppo_slots'), chain.path / 'ppo')
+
+
 def assert_like(run: pathlib.Path, other: pathlib.Path) -> None:
   """The same files, texts and, but for rounding, numbers."""
   assert files(run) == files(other)
