@@ -59,7 +59,7 @@ SIZES = {
   'pm_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'policy_sweep': ('smoke', 'cpu', 'cpu_hh', 'gpu', 'gpu_hh', 'pod'),
   'pm_report': ('own', 'hh_rlhf', 'gold_world'),
-  'scaling': ('all', 'some'),
+  'scaling': ('all', 'pm', 'ppo'),
   'pipeline': (),  # for other configs to call
 }
 CASES = [
