@@ -123,13 +123,11 @@ def _meet(key: str, seconds: int) -> None:
 
   In a thread: in C++ the main one would not see a signal.
   """
-  from orbax.checkpoint import multihost
-
   failed = []
 
   def wait() -> None:
     try:
-      multihost.get_barrier_sync_fn()(key=key, timeout_ms=seconds * 1000)
+      _barrier(key, seconds)
     except Exception as error:
       failed.append(error)
 
@@ -139,6 +137,12 @@ def _meet(key: str, seconds: int) -> None:
     thread.join(POLL_SECONDS)
   if failed:
     raise failed[0]
+
+
+def _barrier(key: str, seconds: int) -> None:
+  from orbax.checkpoint import multihost
+
+  multihost.get_barrier_sync_fn()(key=key, timeout_ms=seconds * 1000)
 
 
 def largest(number: int) -> int:
@@ -308,13 +312,15 @@ def _exit_code(error: BaseException) -> int:
 def _leave(code: int, *, asks_who_died: bool) -> None:
   """At exit, before JAX's own shutdown, which would wait for the others.
 
-  Where all fail alike they leave together.
+  Where all fail alike they leave together. Python starts no threads any more.
   """
+  import jax
+
   sys.stdout.flush()
   sys.stderr.flush()
   try:
-    _meet('hh_jax leaves', LEAVING_SECONDS)
-  except Exception as error:  # of whatever kind: the others are not coming
+    _barrier('hh_jax leaves', LEAVING_SECONDS)
+  except jax.errors.JaxRuntimeError as error:  # the others are not coming
     if asks_who_died:
       why = ' '.join(str(error).partition('RPC:')[0].split())
       print(
