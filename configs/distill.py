@@ -36,6 +36,7 @@ def get_config(size=None):
     teacher_batch_size=32,  # rows
     row_length=1024,
     batch_size=32,  # rows
+    num_micro_batches=1,  # of a batch: less memory, the same step
     num_steps=10_700,  # 350M tokens
     optimizer=common.optimizer(0.05 * lr, schedule='linear'),
     head_chunk=4096,  # tokens whose logits exist at a time

@@ -23,6 +23,7 @@ def get_config(size=None):
     row_length=1024,
     max_pairs=16,  # a row
     batch_size=16,  # rows, some 70 pairs
+    num_micro_batches=1,  # of a batch: less memory, the same step
     num_epochs=1,
     objective='ranked',  # 'binary', 'imitation' (Askell et al. 2021)
     rank_by='mean',  # 'sum', 'mutual_information'; for imitation

@@ -33,6 +33,7 @@ def get_config(size=None):
     init_from='',
     row_length=1024,
     batch_size=batch_size,
+    num_micro_batches=1,  # of a batch: less memory, the same step
     num_steps=20_000,
     optimizer=common.optimizer(
       lr, schedule='cosine', warmup_steps=500, weight_decay=0.1

@@ -26,6 +26,7 @@ def get_config(size=None):
     init_from='',
     row_length=1024,
     batch_size=32,  # rows
+    num_micro_batches=1,  # of a batch: less memory, the same step
     num_epochs=1,
     optimizer=common.optimizer(0.1 * lr, schedule='linear', warmup_steps=20),
     head_chunk=4096,  # tokens whose logits exist at a time

@@ -41,10 +41,14 @@ def take_columns(x: Array, columns: Columns) -> Array:
   return jnp.take_along_axis(x, columns[:, :, None], axis=1)
 
 
-def masked_mean(x: Array, mask: Array) -> Array:
-  """Mean of x where mask is 1, float32 []; 0 for an empty mask."""
+def masked_mean(x: Array, mask: Array, whole: Array | None = None) -> Array:
+  """Mean of x where mask is 1, float32 []; 0 for an empty mask.
+
+  With `whole`, the mask of more rows, what x adds to the mean over that.
+  """
   mask = mask.astype(jnp.float32)
-  return (x * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+  count = mask.sum() if whole is None else whole.astype(jnp.float32).sum()
+  return (x * mask).sum() / jnp.maximum(count, 1.0)
 
 
 def masked_var(x: Array, mask: Array) -> Array:

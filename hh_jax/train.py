@@ -149,16 +149,16 @@ def state_from(
 
 
 def _gradients(
-  loss_fn: LossFn, params: Params, batch: Any, key: Array
+  loss_fn: LossFn, params: Params, batch: Any, whole: Any
 ) -> tuple[Params, dict[str, Array]]:
   """Gradients and metrics, the loss among them."""
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  (loss, metrics), grads = grad_fn(params, batch, key)
+  (loss, metrics), grads = grad_fn(params, batch, whole)
   return grads, {'loss': loss, **metrics}
 
 
 def _accumulated(
-  loss_fn: LossFn, params: Params, batch: Any, key: Array, *, num: int
+  loss_fn: LossFn, params: Params, batch: Any, *, num: int
 ) -> tuple[Params, dict[str, Array]]:
   """The same from `num` micro-batches, one after the other."""
 
@@ -167,7 +167,7 @@ def _accumulated(
     return jnp.moveaxis(x.reshape(-1, num, *x.shape[1:]), 1, 0)
 
   def add(total: Params, micro_batch: Any):
-    grads, metrics = _gradients(loss_fn, params, micro_batch, key)
+    grads, metrics = _gradients(loss_fn, params, micro_batch, batch)
     return jax.tree.map(jnp.add, total, grads), metrics
 
   grads, metrics = jax.lax.scan(
@@ -213,19 +213,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
   """The jitted step(state, batch) -> (state, metrics); `state` is donated.
 
-  With micro-batches the loss and its metrics have to be sums over rows (those
-  named `*_max`: maxima); all rows count in one optimizer step. With
-  skip_nonfinite a loss or gradient that is not finite changes nothing but the
-  step, and the metric `skipped` is 1.
+  Micro-batches take less memory for the same step: losses and metrics add up
+  (those named `*_max`: maxima). With skip_nonfinite a loss or gradient that is
+  not finite changes nothing but the step, and the metric `skipped` is 1.
   """
 
   def train_step(state: TrainState, batch: Any):
-    key = jax.random.fold_in(state.key, state.step)
     if num_micro_batches == 1:
-      grads, metrics = _gradients(loss_fn, state.params, batch, key)
+      grads, metrics = _gradients(loss_fn, state.params, batch, batch)
     else:
       grads, metrics = _accumulated(
-        loss_fn, state.params, batch, key, num=num_micro_batches
+        loss_fn, state.params, batch, num=num_micro_batches
       )
     return apply_gradients(
       state, grads, metrics, tx, skip_nonfinite=skip_nonfinite

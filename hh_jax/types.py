@@ -13,8 +13,10 @@ import jax
 
 Array = jax.Array
 Params = Any  # nested dict of float32 arrays
-# loss_fn(params, batch, key) -> (loss [], metrics), the one signature of all
-LossFn = Callable[[Params, Any, Array], tuple[Array, dict[str, Array]]]
+# loss_fn(params, batch, whole) -> (loss [], metrics), the one signature of all.
+# `batch` is `whole`, or a micro-batch of it: sums over the rows of the one are
+# means over the counts of the other, so that micro-batches add up.
+LossFn = Callable[[Params, Any, Any], tuple[Array, dict[str, Array]]]
 
 
 @flax.struct.dataclass

@@ -154,11 +154,10 @@ def exact_kl(
 def distillation_loss(model: Transformer, *, chunk: int = 4096) -> LossFn:
   """Mean KL(teacher || student) per target token, nats."""
 
-  def loss_fn(params: Params, batch: DistillBatch, key: Array):
-    del key
+  def loss_fn(params: Params, batch: DistillBatch, whole: DistillBatch):
     kl = token_kl(model, params, batch, chunk=chunk)
     mask = batch.rows.loss_mask[:, 1:]
-    loss = arrays.masked_mean(kl, mask)
+    loss = arrays.masked_mean(kl, mask, whole.rows.loss_mask[:, 1:])
     return loss, {'tokens': mask.sum(), 'kl_sum': (kl * mask).sum()}
 
   return loss_fn

@@ -27,11 +27,10 @@ def document_logprobs(
 def language_model_loss(model: Transformer, *, chunk: int = 4096) -> LossFn:
   """Mean negative log-likelihood per target token, nats."""
 
-  def loss_fn(params: Params, batch: TokenBatch, key: Array):
-    del key
+  def loss_fn(params: Params, batch: TokenBatch, whole: TokenBatch):
     logprobs = document_logprobs(model, params, batch, chunk=chunk)
     mask = batch.loss_mask[:, 1:]
-    loss = -arrays.masked_mean(logprobs, mask)
+    loss = -arrays.masked_mean(logprobs, mask, whole.loss_mask[:, 1:])
     return loss, {'tokens': mask.sum(), 'loss_sum': -(logprobs * mask).sum()}
 
   return loss_fn

@@ -129,8 +129,8 @@ def ppo_loss(
   The latter is PPO-ptx (Ouyang et al. 2022).
   """
 
-  def loss_fn(params: Params, batch: PolicyBatch, key: Array):
-    del key
+  def loss_fn(params: Params, batch: PolicyBatch, whole: PolicyBatch):
+    del whole  # the weights are over its counts already
     loss, metrics = surrogate(policy_fn(params, batch.rollout), batch)
     if text_fn is not None:
       metrics['text_loss'] = text_fn(params, batch.text)

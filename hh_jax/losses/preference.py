@@ -145,20 +145,20 @@ def preference_loss(
     return _imitation_loss(model, chunk=chunk)
   terms_of = {'ranked': ranked_terms, 'binary': binary_terms}[objective]
 
-  def loss_fn(params: Params, batch: PackedPairs, key: Array):
-    del key
+  def loss_fn(params: Params, batch: PackedPairs, whole: PackedPairs):
     # only the language model needs the other columns
     hidden = _hidden(model, params, batch) if lm_coef else None
     chosen, rejected = pair_scores(model, params, batch, hidden)
     terms = terms_of(chosen, rejected, batch, smoothing=label_smoothing)
-    loss = arrays.masked_mean(batch.weights * terms, batch.pair_mask)
+    masks = batch.pair_mask, whole.pair_mask
+    loss = arrays.masked_mean(batch.weights * terms, *masks)
     if centring:
       square = jnp.square(chosen + rejected)
-      loss += centring * arrays.masked_mean(square, batch.pair_mask)
-    metrics = _metrics(chosen - rejected, batch)
+      loss += centring * arrays.masked_mean(square, *masks)
+    metrics = _metrics(chosen - rejected, *masks)
     if lm_coef:
       logprobs = _token_logprobs(model, params, hidden, batch, chunk)
-      metrics['lm_loss'] = _chosen_nll(logprobs, batch)
+      metrics['lm_loss'] = _chosen_nll(logprobs, batch, whole)
       loss += lm_coef * metrics['lm_loss']
     return loss, metrics
 
@@ -166,33 +166,35 @@ def preference_loss(
 
 
 def _imitation_loss(model: Transformer, *, chunk: int) -> LossFn:
-  def loss_fn(params: Params, batch: PackedPairs, key: Array):
-    del key
+  def loss_fn(params: Params, batch: PackedPairs, whole: PackedPairs):
     hidden = _hidden(model, params, batch)
     logprobs = _token_logprobs(model, params, hidden, batch, chunk)
     chosen, rejected = (
       (logprobs[:, None] * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
       for mask in _reply_masks(batch)
     )
-    loss = _chosen_nll(logprobs, batch)
-    return loss, _metrics(chosen - rejected, batch) | {'lm_loss': loss}
+    loss = _chosen_nll(logprobs, batch, whole)
+    metrics = _metrics(chosen - rejected, batch.pair_mask, whole.pair_mask)
+    return loss, metrics | {'lm_loss': loss}
 
   return loss_fn
 
 
-def _chosen_nll(logprobs: Array, batch: PackedPairs) -> Array:
+def _chosen_nll(
+  logprobs: Array, batch: PackedPairs, whole: PackedPairs
+) -> Array:
   """Mean over tokens of chosen replies, each weighed as its pair; nats []."""
   chosen, _ = _reply_masks(batch)
   weights = (batch.weights[:, :, None] * chosen).sum(1)
-  return -arrays.masked_mean(logprobs * weights, chosen.sum(1))
+  masks = batch.branches == 1, whole.branches == 1
+  return -arrays.masked_mean(logprobs * weights, *masks)
 
 
-def _metrics(margin: Array, batch: PackedPairs) -> dict[str, Array]:
-  mask = batch.pair_mask
+def _metrics(margin: Array, mask: Array, whole: Array) -> dict[str, Array]:
   # a tie counts one half: a fresh scalar head ties every pair
   wins = (margin > 0) + 0.5 * (margin == 0)
   return {
-    'accuracy': arrays.masked_mean(wins, mask),
-    'margin': arrays.masked_mean(margin, mask),
+    'accuracy': arrays.masked_mean(wins, mask, whole),
+    'margin': arrays.masked_mean(margin, mask, whole),
     'pairs': mask.sum().astype(jnp.int32),
   }

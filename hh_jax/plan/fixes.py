@@ -133,7 +133,7 @@ def options(config: Config, topology: chips.Topology) -> list[Option]:
       tuple(
         {'num_micro_batches': num}
         for num in (2, 4, 8, 16)
-        if num > config.get('num_micro_batches', num)
+        if num > config.num_micro_batches
       ),
       _TRAINS,
     ),

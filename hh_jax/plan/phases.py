@@ -144,7 +144,12 @@ def _train_phase(
   """The step of supervised.train_on_rows."""
   tx, _ = common.make_optimizer(config.optimizer, num_steps=calls or 1)
   state = _Shapes(mesh).state(model.init, tx)
-  step = train.make_train_step(loss_fn, tx, shardings_of(state))
+  step = train.make_train_step(
+    loss_fn,
+    tx,
+    shardings_of(state),
+    num_micro_batches=config.num_micro_batches,
+  )
   tokens = config.batch_size * config.row_length
   flops = formula.train(
     model.config, tokens, columns=config.row_length, predicted=predicted

@@ -1,6 +1,7 @@
 """What several recipes do first: tokenizer, data, model, parameters."""
 
 from collections.abc import Sequence
+import math
 import pathlib
 from typing import Any
 
@@ -268,10 +269,17 @@ def check_checkpoints(config: Any) -> None:
     )
 
 
-def check_batch(config: Any, mesh: Mesh, name: str = 'batch_size') -> None:
-  """Raises InputError when a batch of that size does not fit the mesh."""
-  check_positive(config, name)
-  if config[name] % sharding.ways(mesh):
+def check_batch(
+  config: Any, mesh: Mesh, name: str = 'batch_size', *parts: str
+) -> None:
+  """Raises InputError when a batch of that size does not fit the mesh.
+
+  `parts` are the fields by which it is split before.
+  """
+  check_positive(config, name, *parts)
+  split = {part: config[part] for part in parts if config[part] > 1}
+  if config[name] % (math.prod(split.values()) * sharding.ways(mesh)):
+    by = [*map('{}={}'.format, split, split.values()), sharding.sizes(mesh)]
     raise InputError(
-      f'config.{name} {config[name]} is not divisible by {sharding.sizes(mesh)}'
+      f'config.{name} {config[name]} is not divisible by {" x ".join(by)}'
     )

@@ -38,8 +38,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_range(config, 'num_texts', 0)
   common.check_range(config, 'answers_share', 0, 1)
   mesh = common.make_mesh(config.mesh)
-  for name in ('batch_size', 'teacher_batch_size', 'exact_rows'):
-    common.check_batch(config, mesh, name=name)
+  common.check_batch(config, mesh, 'batch_size', 'num_micro_batches')
+  for name in ('teacher_batch_size', 'exact_rows'):
+    common.check_batch(config, mesh, name)
   if config.stored_dtype not in distillation.DTYPES:
     raise InputError(
       f'config.stored_dtype {config.stored_dtype!r} is none of '

@@ -4,8 +4,8 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
-from hh_jax import sharding, types
 from hh_jax import tokenizer as tokenizer_lib
+from hh_jax import types
 from hh_jax import workdir as workdir_lib
 from hh_jax.checkpoints import native
 from hh_jax.data import loader, prepared, sources
@@ -80,26 +80,14 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   """Raises InputError for batches that do not divide as they have to."""
-  common.check_batch(config, mesh)
-  common.check_batch(config, mesh, name='eval_batch_size')
-  ways, sizes = sharding.ways(mesh), sharding.sizes(mesh)
-  parts = config.num_minibatches * config.num_micro_batches * ways
-  if config.batch_size % parts:
-    raise InputError(
-      f'config.batch_size {config.batch_size} is not divisible by '
-      f'num_minibatches={config.num_minibatches} x num_micro_batches='
-      f'{config.num_micro_batches} x {sizes}'
-    )
-  if config.batch_size % (config.samples_per_prompt * ways):
-    raise InputError(
-      f'config.batch_size {config.batch_size} is not divisible by '
-      f'samples_per_prompt={config.samples_per_prompt} x {sizes}'
-    )
-  if config.ptx_rows % (config.num_micro_batches * ways):
-    raise InputError(
-      f'config.ptx_rows {config.ptx_rows} is not divisible by '
-      f'num_micro_batches={config.num_micro_batches} x {sizes}'
-    )
+  common.check_batch(config, mesh, 'eval_batch_size')
+  for parts in (
+    ('num_minibatches', 'num_micro_batches'),
+    ('samples_per_prompt',),
+  ):
+    common.check_batch(config, mesh, 'batch_size', *parts)
+  if config.ptx_rows:
+    common.check_batch(config, mesh, 'ptx_rows', 'num_micro_batches')
 
 
 def check_combinations(config: ml_collections.ConfigDict) -> None:

@@ -47,7 +47,7 @@ def make_evaluate(
 
   The loss's metrics have the sum, as NAME_sum, and the number of `tokens`.
   """
-  step = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1])
+  step = jax.jit(lambda params, batch: loss_fn(params, batch, batch)[1])
 
   def evaluate(params: Params) -> dict[str, float]:
     sums = [
@@ -149,7 +149,9 @@ def train_on_rows(
   with contextlib.closing(checkpoints), writer, bar:
     state = train.fit(
       state,
-      train.make_train_step(loss_fn, tx, shardings),
+      train.make_train_step(
+        loss_fn, tx, shardings, num_micro_batches=config.num_micro_batches
+      ),
       (sharding.place(mesh, batch) for batch in batches),
       _Journal(writer, bar, checkpoints, batches, totals, schedule, evaluate),
       num_steps=num_steps,

@@ -55,7 +55,7 @@ def _with_context(model, params, rows, context):
 def value_and_grad(model, params, batch, chunk=4096):
   loss_fn = loss_lib.distillation_loss(model, chunk=chunk)
   (loss, metrics), grad = jax.value_and_grad(loss_fn, has_aux=True)(
-    params, batch, None
+    params, batch, batch
   )
   return loss, metrics, grad
 

@@ -52,7 +52,8 @@ def plain_loss(model, params, documents):
 def test_packed_loss_is_that_of_the_documents_alone(network, chunk):
   model, params = network
   loss_fn = language_model.language_model_loss(model, chunk=chunk)
-  loss, metrics = loss_fn(params, rows_of(DOCUMENTS), None)
+  rows = rows_of(DOCUMENTS)
+  loss, metrics = loss_fn(params, rows, rows)
   total, count = plain_loss(model, params, DOCUMENTS)
   assert metrics['tokens'] == count
   assert float(metrics['loss_sum']) == pytest.approx(total, rel=1e-5)
@@ -66,8 +67,8 @@ def test_padded_tokens_change_nothing(network):
     rows, tokens=jnp.where(rows.segments == 0, 11, rows.tokens)
   )
   loss_fn = language_model.language_model_loss(model, chunk=4096)
-  grad_fn = jax.grad(lambda p, b: loss_fn(p, b, None)[0])
-  assert loss_fn(params, rows, None)[0] == loss_fn(params, filled, None)[0]
+  grad_fn = jax.grad(lambda p, b: loss_fn(p, b, b)[0])
+  assert loss_fn(params, rows, rows)[0] == loss_fn(params, filled, filled)[0]
   grads = (grad_fn(params, rows), grad_fn(params, filled))
   for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)

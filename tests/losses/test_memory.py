@@ -21,7 +21,7 @@ def vocabulary_shapes(loss_fn, rows):
   """Shapes in the loss's gradient program that have an axis of V."""
   rows = jax.tree.map(jnp.array, rows)
   params = jax.eval_shape(MODEL.init, jax.random.key(0))
-  grad = jax.jit(jax.grad(lambda p, batch: loss_fn(p, batch, None)[0]))
+  grad = jax.jit(jax.grad(lambda p, batch: loss_fn(p, batch, batch)[0]))
   text = grad.lower(params, rows).as_text()
   shapes = re.findall(r'tensor<((?:\d+x)+)[a-z]', text)
   sizes = {tuple(map(int, s.strip('x').split('x'))) for s in shapes}

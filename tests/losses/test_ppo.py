@@ -42,7 +42,7 @@ def loss_of(batch, logprobs, values, entropy=None, **changes):
   def policy_fn(params, rollout):
     return logprobs, entropy, values
 
-  return loss_fn(policy_fn, **changes)({}, batch, None)
+  return loss_fn(policy_fn, **changes)({}, batch, batch)
 
 
 def test_by_hand():
@@ -105,7 +105,7 @@ def test_text_is_added_with_its_coefficient():
       ppo.surrogate_loss(**SETTINGS),
       text_fn=text_fn,
       text_coef=0.5,
-    )(params, batch, None)
+    )(params, batch, batch)
 
   (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(3.0)
   assert metrics['text_loss'] == 12.0
@@ -141,7 +141,7 @@ def test_a_clipped_ratio_has_no_gradient():
     return params, jnp.zeros((1, 3)), batch.rollout.values
 
   ratio = jnp.log(jnp.array([[1.5, 0.5, 1.0]]))
-  grads = jax.grad(lambda p: loss_fn(policy_fn)(p, batch, None)[0])(
+  grads = jax.grad(lambda p: loss_fn(policy_fn)(p, batch, batch)[0])(
     batch.rollout.logprobs + ratio
   )
   assert grads[0, 0] == 0.0  # would only gain by going further
@@ -176,7 +176,7 @@ def test_columns_past_the_end_change_nothing():
     return jax.value_and_grad(
       loss_fn(policy_fn, kl_estimator='k3'),
       has_aux=True,
-    )(1.0, batch, None)
+    )(1.0, batch, batch)
 
   (loss, metrics), grad = run(0.0)
   (other_loss, other_metrics), other_grad = run(13.0)

@@ -108,7 +108,7 @@ def test_blocks_of_a_row_change_neither_scores_nor_gradients(
   found = []
   for model, params in (network, by_blocks):
     loss_fn = preference.preference_loss(model)
-    grads = jax.jit(jax.grad(lambda p, f=loss_fn: f(p, rows, None)[0]))(params)
+    grads = jax.jit(jax.grad(lambda p, f=loss_fn: f(p, rows, rows)[0]))(params)
     found.append((packed_scores(model, params, rows), grads))
   for a, b in zip(*map(jax.tree.leaves, found), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=3e-6)
@@ -145,9 +145,8 @@ def test_a_zero_head_gives_ln_two_and_half_the_accuracy(network):
   model, params = network
   params = params | {'scalar_head': jnp.zeros(16)}
   rows = packing.pack_pairs(random_pairs(5), row_length=32, max_pairs=4)
-  loss, metrics = preference.preference_loss(model)(
-    params, jax.tree.map(jnp.array, rows), None
-  )
+  rows = jax.tree.map(jnp.array, rows)
+  loss, metrics = preference.preference_loss(model)(params, rows, rows)
   assert loss == pytest.approx(np.log(2), rel=1e-6)
   assert metrics['accuracy'] == 0.5
   assert metrics['pairs'] == 5
@@ -161,12 +160,12 @@ def test_loss_by_hand_and_symmetric(network):
   chosen, rejected = packed_scores(model, params, rows)
   margin = np.array((chosen - rejected)[rows.pair_mask > 0])
   loss_fn = preference.preference_loss(model)
-  loss, metrics = loss_fn(params, rows, None)
+  loss, metrics = loss_fn(params, rows, rows)
   assert loss == pytest.approx(np.log1p(np.exp(-margin)).mean(), rel=1e-5)
   swapped = rows.replace(
     chosen_end=rows.rejected_end, rejected_end=rows.chosen_end
   )
-  _, other = loss_fn(params, swapped, None)
+  _, other = loss_fn(params, swapped, swapped)
   assert metrics['accuracy'] + other['accuracy'] == pytest.approx(1.0)
   assert metrics['margin'] == pytest.approx(-other['margin'])
 
@@ -217,7 +216,7 @@ def test_packed_gradients_are_those_of_two_transcripts(network):
     return jax.nn.softplus(-jnp.stack(gaps)).mean()
 
   def packed_loss(params):
-    return preference.preference_loss(model)(params, rows, None)[0]
+    return preference.preference_loss(model)(params, rows, rows)[0]
 
   got, wanted = (
     jax.jit(jax.grad(fn))(params) for fn in (packed_loss, plain_loss)
@@ -276,7 +275,8 @@ def test_weights_scale_a_pair_and_its_gradient(network):
   pairs = random_pairs(4)
   batch = packed(pairs)
   loss_fn = preference.preference_loss(model)
-  alone = [float(loss_fn(params, packed([p]), None)[0]) for p in pairs]
+  rows = [packed([p]) for p in pairs]
+  alone = [float(loss_fn(params, row, row)[0]) for row in rows]
   weights = (2.0, 0.0, 0.5, 1.0)
   batch = packed(
     [
@@ -284,7 +284,7 @@ def test_weights_scale_a_pair_and_its_gradient(network):
       for p, w in zip(pairs, weights, strict=True)
     ]
   )
-  loss, metrics = loss_fn(params, batch, None)
+  loss, metrics = loss_fn(params, batch, batch)
   assert loss == pytest.approx(np.dot(weights, alone) / 4, rel=1e-5)
   assert metrics['pairs'] == 4
 
@@ -293,12 +293,12 @@ def test_regularisers_add_what_they_say(network):
   model, params = network
   pairs = random_pairs(4)
   batch = packed(pairs)
-  plain, _ = preference.preference_loss(model)(params, batch, None)
+  plain, _ = preference.preference_loss(model)(params, batch, batch)
   chosen, rejected = preference.pair_scores(model, params, batch)
   real = np.array(batch.pair_mask) > 0
   square = np.square(np.array(chosen + rejected)[real]).mean()
   both = preference.preference_loss(model, centring=0.3, lm_coef=2.0)
-  loss, metrics = both(params, batch, None)
+  loss, metrics = both(params, batch, batch)
   wanted = plain + 0.3 * square + 2 * metrics['lm_loss']
   assert loss == pytest.approx(float(wanted), rel=1e-5)
   (chosen, _), (count, _) = preference.reply_logprobs(model, params, batch)
@@ -312,7 +312,7 @@ def test_imitation_learns_from_the_chosen_reply_alone(network):
   other = [dataclasses.replace(p, rejected=[9, 9, EOC]) for p in pairs]
   loss_fn = preference.preference_loss(model, objective='imitation', chunk=8)
   grads = [
-    jax.grad(lambda p, b=batch: loss_fn(p, b, None)[0])(params)
+    jax.grad(lambda p, b=batch: loss_fn(p, b, b)[0])(params)
     for batch in (packed(pairs), packed(other))
   ]
   leaves = zip(*map(jax.tree.leaves, grads), strict=True)

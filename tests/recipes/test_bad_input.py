@@ -175,6 +175,7 @@ REFUSED = {
   'pretrain': {
     'batch_size=6': 'config.batch_size 6 is not divisible by fsdp=4',
     'batch_size=0': 'config.batch_size 0 is not 1 or more',
+    'num_micro_batches=2': 'divisible by num_micro_batches=2 x fsdp=4',
     'eval_every=0': 'config.eval_every 0',
     'save_every=-1': 'config.save_every -1',
     'checkpoints.keep=0': 'config.checkpoints.keep 0 is not 1 or more',
@@ -211,6 +212,7 @@ REFUSED = {
   'pm': {
     'row_length=8': 'no pair fits a row of 8 tokens',
     'max_pairs=0': 'config.max_pairs 0',
+    'num_micro_batches=0': 'config.num_micro_batches 0 is not 1 or more',
     'part=2': 'part 2 is not in [0, num_parts=2)',
     'num_parts=0': 'config.num_parts 0 is not 1 or more',
     'data.options.flip=2.0': 'flip 2.0 is not in [0, 0.5]',
@@ -218,7 +220,7 @@ REFUSED = {
   },
   'ppo': {
     'max_prompt=4': 'no prompt fits config.max_prompt 4',
-    'batch_size=12': 'divisible by num_minibatches=2 x num_micro_batches=1',
+    'batch_size=12': '12 is not divisible by num_minibatches=2 x fsdp=4',
     'eval_batch_size=6': 'config.eval_batch_size 6 is not divisible by fsdp=4',
     'eval_prompts=1': 'config.eval_prompts is 1',
     'num_minibatches=0': 'config.num_minibatches 0',
@@ -232,7 +234,8 @@ REFUSED = {
     'advantage=rloo': 'samples_per_prompt must be 2 or more',
     'value_net=none': 'config.advantage gae needs values',
     'samples_per_prompt=3': 'not divisible by samples_per_prompt=3 x fsdp=4',
-    'num_micro_batches=2': 'num_micro_batches=2 x fsdp=4',
+    'num_micro_batches=2': 'num_minibatches=2 x num_micro_batches=2 x fsdp=4',
+    'num_micro_batches=0': 'config.num_micro_batches 0 is not 1 or more',
     'max_reply=0': 'config.max_reply 0 is not 1 or more',
     'kl_in=loss': 'the expected gradient of kl_estimator k1 is 0',
     'kl_estimator=k4': "config.kl_estimator 'k4' is none of k1, k2, k3",

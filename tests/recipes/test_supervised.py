@@ -52,6 +52,21 @@ def test_tokens_and_pairs_are_counted_from_the_start_of_the_run(chain):
   assert seen[-1] == summary['train/pairs']  # one epoch: every pair once
 
 
+def test_micro_batches_make_the_same_preference_model(run_stage, tmp_path):
+  found = []
+  for num in (1, 2):
+    where = f'--workdir={tmp_path / str(num)}'
+    flags = '--config.batch_size=8', f'--config.num_micro_batches={num}'
+    assert run_stage('pm', where, *flags).code == 0
+    lines = chain_lib.rows(tmp_path / str(num) / 'metrics.jsonl')
+    names = ('loss', 'accuracy', 'margin', 'pairs', 'grad_norm')
+    found.append(
+      [[m[f'train/{n}'] for n in names] for m in lines if 'train/loss' in m]
+    )
+  assert len(found[0]) > 2
+  np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+
+
 def test_the_two_preference_models_share_no_training_pair(chain):
   kept = 0
   for stage in ('pm', 'heldout_pm'):
