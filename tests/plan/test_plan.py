@@ -259,7 +259,8 @@ def test_the_command_prints_a_table_or_json(capsys):
     (['--topology=cpu:4', '--config.batch_size=6'], 'divisible by fsdp=4'),
     (['--topology=cpu:4', '--vocab=many'], '--vocab takes an integer'),
     (['--topology=cpu:4', '--workdir=x'], 'takes no --workdir'),
-    (['--topology=cpu:4', '--topologie=x'], 'nearest: --topology'),
+    (['--topologie=v5p:4x8x8'], 'nearest: --topology; plan has --topology, '),
+    (['--chips=v5p:4x8x8'], 'plan has --topology, --vocab, --steps, --json, '),
   ],
 )
 def test_mistakes_are_one_line(words, message, capsys):
