@@ -70,7 +70,8 @@ def parse(
   for word in words:
     option, has_value, value = word.partition('=')
     if option not in known and not option.startswith('--config.'):
-      raise InputError(f'no option {option!r}: {nearest(option, known)}')
+      has = f'; {recipe} has {", ".join(own)}' if own else ''
+      raise InputError(f'no option {option!r}: {nearest(option, known)}{has}')
     if not has_value and own.get(option) is bool:
       value = 'true'
     elif not has_value:

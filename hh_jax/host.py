@@ -1,6 +1,7 @@
-"""Settings of the host process that have nothing to do with arrays."""
+"""The host process and its machine, apart from arrays."""
 
 import ctypes
+import pathlib
 import sys
 
 # mallopt's parameter numbers (malloc.h)
@@ -23,3 +24,8 @@ def keep_freed_memory() -> bool:
   # one arena: only the main one can grow without mmap
   settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
   return all(mallopt(name, value) for name, value in settings)
+
+
+def num_gpus() -> int:
+  """NVIDIA GPUs of this machine, by their device files: JAX is not started."""
+  return len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))

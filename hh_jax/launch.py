@@ -4,8 +4,8 @@
 
 `local` starts --processes of them on this machine; `slurm` prints a job script
 and `xpk` a command for TPU slices on GKE. What comes after the recipe's name is
-what it would be without `launch`; its options, the keys of its config and its
-mesh are checked here.
+what it would be without `launch`; its options, the keys of its config, its mesh
+and, where that has a known size, its batches are checked here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +39,8 @@ POLL_S = 0.2
 LINKS = (
   'tokenizer', 'init_from', 'teacher', 'pm', 'heldout_pm', 'others', 'run',
 )  # fmt: skip
+# Config fields that recipes give to common.check_batch.
+BATCHES = ('batch_size', 'teacher_batch_size', 'exact_rows')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     raise InputError('after the options comes a recipe with its own')
   command = cli.parse(words, recipes.RECIPES)
   config = cli.load_config(command.config, command.overrides)
-  _check(options, config, command.workdir)
+  _check(options, config, command)
   return options, words
 
 
@@ -108,13 +110,13 @@ def _options(argv: Sequence[str]) -> tuple[Options, list[str]]:
   return options, words
 
 
-def _check(options: Options, config: Any, workdir: str) -> None:
+def _check(options: Options, config: Any, command: cli.Command) -> None:
   """InputError for what the cluster would only find out later."""
   if options.on == 'xpk':
-    if not workdir.startswith('/'):
+    if not command.workdir.startswith('/'):
       raise InputError(
-        f'--workdir {workdir} would be lost with its container: xpk wants an '
-        'absolute path, of a disk that all hosts mount'
+        f'--workdir {command.workdir} would be lost with its container: xpk '
+        'wants an absolute path, of a disk that all hosts mount'
       )
     for key, path in _links(config):
       if not path.startswith('/'):
@@ -127,12 +129,44 @@ def _check(options: Options, config: Any, workdir: str) -> None:
       f'--minutes {options.minutes} leaves no time before the notice, '
       f'{NOTICE_S + SLURM_LATE_S} s before the limit'
     )
-  for section in (config, *config.values()):
-    if _is_section(section) and 'mesh' in section:
-      _check_mesh(options, section.mesh)
+  for stage, section in _stages(config, command).items():
+    if 'mesh' not in section:
+      continue
+    try:
+      if shape := _mesh_shape(options, section.mesh):
+        _check_batches(stage, section, shape)
+    except InputError as error:
+      raise InputError(f'{stage}: {error}') from error
 
 
-def _check_mesh(options: Options, mesh: Any) -> None:
+def _stages(config: Any, command: cli.Command) -> dict[str, Any]:
+  """Recipe -> its config; of a pipeline those of its stages."""
+  if command.recipe != 'pipeline':
+    return {command.recipe: config}
+  from hh_jax.recipes import pipeline
+
+  return pipeline.sections(config, pathlib.Path(command.workdir))
+
+
+def _check_batches(stage: str, config: Any, shape: tuple[int, ...]) -> None:
+  """InputError as the recipe has it, for a mesh of devices not here."""
+  # only now: JAX takes seconds
+  from jax.sharding import AbstractMesh
+
+  from hh_jax import sharding
+  from hh_jax.recipes import common, ppo
+
+  mesh = AbstractMesh(shape, sharding.AXES)
+  if stage == 'ppo':
+    ppo.check_batches(config, mesh)
+    return
+  for name in BATCHES:
+    if name in config:
+      common.check_batch(config, mesh, name)
+
+
+def _mesh_shape(options: Options, mesh: Any) -> tuple[int, ...] | None:
+  """Sizes of sharding.AXES; None where how many devices is not known."""
   if min(mesh.data, mesh.sequence, mesh.model) < 1:
     raise InputError(f'config.mesh has an axis below 1: {mesh.to_dict()}')
   if options.on == 'xpk' and mesh.data % options.slices:
@@ -150,6 +184,7 @@ def _check_mesh(options: Options, mesh: Any) -> None:
     raise InputError(
       f'config.mesh does not lay out {devices} devices: {mesh.to_dict()}'
     )
+  return (mesh.data, fsdp, mesh.sequence, mesh.model) if fsdp else None
 
 
 def _is_section(value: Any) -> bool:

@@ -59,18 +59,18 @@ def make_mesh(
   for name, size in others.items():
     if size < 1:
       raise ValueError(f'mesh {name}={size} is not 1 or more')
+  asked = {name: size for name, size in others.items() if size > 1}
   if fsdp == -1:
     fsdp = max(len(devices) // math.prod(others.values()), 1)
+  else:
+    asked['fsdp'] = fsdp
   if fsdp < 1:
     raise ValueError(
       f'mesh fsdp={fsdp} is not 1 or more, or -1: what the others leave'
     )
   shape = (data, fsdp, sequence, model)
   if math.prod(shape) != len(devices):
-    asked = ' x '.join(map('{}={}'.format, AXES, shape))
-    raise ValueError(
-      f'mesh {asked} needs {math.prod(shape)} devices, there are {len(devices)}'
-    )
+    raise ValueError(_misfit(asked, math.prod(others.values()), len(devices)))
   slices = num_slices(devices)
   if data % slices:
     raise ValueError(
@@ -85,6 +85,21 @@ def make_mesh(
     between = (slices, 1, 1, 1)
     laid_out = mesh_utils.create_hybrid_device_mesh(within, between, **how)
   return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _misfit(asked: dict[str, int], others: int, num_devices: int) -> str:
+  """What the axes that were asked for need, and how all devices are used.
+
+  `others` is the product of all axes but fsdp.
+  """
+  words = ' x '.join(f'{name}={asked[name]}' for name in AXES if name in asked)
+  hint = 'fsdp=-1 takes all of them'
+  if num_devices % others:
+    hint = f'data x sequence x model has to divide {num_devices}'
+  return (
+    f'mesh {words} needs {math.prod(asked.values())} devices, there are '
+    f'{num_devices}: {hint}'
+  )
 
 
 def num_slices(devices: Sequence[Any]) -> int:

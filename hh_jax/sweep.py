@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from hh_jax import cli, launch, recipes, stopping
+from hh_jax import cli, host, launch, recipes, stopping
 from hh_jax import metrics as metrics_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.errors import InputError
@@ -89,6 +89,7 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
   for name, low in (('jobs', 1), ('gpus', 0)):
     if config[name] < low:
       raise InputError(f'config.{name} {config[name]} is not {low} or more')
+  _check_places(config)
   if not config.cells:
     raise InputError('config.cells is empty: there is nothing to run')
   cells = [read_cell(text, config, root) for text in config.cells]
@@ -105,6 +106,24 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
   if config.on == 'xpk':
     _workloads(cells, config)
   return cells
+
+
+def _check_places(config: ml_collections.ConfigDict) -> None:
+  """InputError for jobs and gpus that config.on would not heed."""
+  if config.on == 'xpk' and config.jobs != 1:
+    raise InputError(
+      f'config.jobs {config.jobs} is not for config.on=xpk: the cluster queues '
+      'the cells'
+    )
+  if config.gpus and config.on != 'local':
+    raise InputError(
+      f'config.gpus {config.gpus} is for config.on=local, not {config.on}'
+    )
+  if config.gpus > (there := host.num_gpus()):
+    raise InputError(
+      f'config.gpus {config.gpus} is more than this machine has, {there}: '
+      'config.jobs is for cells without a GPU each'
+    )
 
 
 def _workloads(cells: Iterable[Cell], config: Any) -> list[str]:

@@ -19,13 +19,14 @@ PM = ['pm', f'--config={ROOT}/configs/pm.py:13M', '--workdir=runs/A pm_1',
 
 
 def test_a_slurm_script(tmp_path, capsys):
-  assert launch.main(['--on=slurm', '--nodes=4', '--minutes=90', *PM]) == 0
+  options = ['--on=slurm', '--nodes=4', '--gpus=4', '--minutes=90']
+  assert launch.main([*options, *PM]) == 0
   text = capsys.readouterr().out
   lines = text.splitlines()
   assert lines[0] == '#!/bin/bash'
   for line in ('--nodes=4', '--time=90', '--job-name=pm-a-pm-1', '--requeue'):
     assert f'#SBATCH {line}' in lines
-  assert '#SBATCH --gpus-per-node=8' in lines
+  assert '#SBATCH --gpus-per-node=4' in lines
   launch.main(['--on=slurm', '--gpus=0', *PM])
   assert '--gpus' not in capsys.readouterr().out
   (run,) = (line for line in lines if line.startswith('srun'))
@@ -53,6 +54,10 @@ def test_a_slurm_job_queues_itself_again_at_its_limit_alone(
   assert done.stdout == 'requeue 7\n' * queued
 
 
+PPO = ['ppo', f'--config={ROOT}/configs/ppo.py:13M', '--workdir=runs/a']
+DISTILL = ['distill', f'--config={ROOT}/configs/distill.py:13M',
+           '--workdir=runs/a']  # fmt: skip
+PIPELINE = ['pipeline', f'--config={ROOT}/configs/demo.py', '--workdir=runs/a']
 MOUNTED = [*PM[:2], '--workdir=/disk/A pm_1', *PM[3:]]
 
 
@@ -117,18 +122,32 @@ def test_names_of_workloads_stay_apart(capsys, runs):
     (['--on=slurm', *PM, '--config.mesh.fsdp=4'], 'does not lay out 8 devices'),
     (['--on=slurm', *PM, '--config.mesh.data=0'], 'has an axis below 1'),
     (
+      ['--on=slurm', '--nodes=4', *PM],
+      'pm: config.batch_size 16 is not divisible by fsdp=32',
+    ),
+    (
+      ['--on=xpk', *MOUNTED, '--config.mesh.fsdp=3'],
+      'batch_size 16 is not divisible by fsdp=3',
+    ),
+    (
+      ['--on=slurm', *PPO, '--config.num_micro_batches=3'],
+      'num_micro_batches=3 x fsdp=8',
+    ),
+    (
+      ['--on=slurm', *DISTILL, '--config.teacher_batch_size=12'],
+      'distill: config.teacher_batch_size 12 is not divisible by fsdp=8',
+    ),
+    (
+      ['--on=slurm', *PIPELINE, '--config.best_of_n.batch_size=12'],
+      'best_of_n: config.batch_size 12 is not divisible by fsdp=8',
+    ),
+    (
       ['--on=xpk', *MOUNTED, '--config.init_from=runs/lm'],
       'init_from runs/lm is not in the container',
     ),
     (
-      [
-        '--on=slurm',
-        'pipeline',
-        '--config=configs/demo.py',
-        '--workdir=runs/a',
-        '--config.pm.mesh.model=5',
-      ],
-      'does not lay out 8 devices',
+      ['--on=slurm', *PIPELINE, '--config.pm.mesh.model=5'],
+      'pm: config.mesh does not lay out 8 devices',
     ),
     (['--on=slurm', 'sweep'], 'a sweep launches its own cells'),
   ],

@@ -46,10 +46,16 @@ def test_what_cannot_be_split_is_refused():
   with pytest.raises(ValueError, match='embedding: 6 is not divisible by fsdp'):
     sharding.tree_shardings(mesh, shapes)
   with pytest.raises(
-    ValueError, match='mesh data=1 x fsdp=3 x sequence=1 x model=1 needs 3'
+    ValueError,
+    match='mesh fsdp=3 needs 3 devices, there are 4: fsdp=-1 takes all of them',
   ):
     sharding.make_mesh(fsdp=3)
-  with pytest.raises(ValueError, match='there are 4'):
+  with pytest.raises(ValueError, match='mesh fsdp=1 x model=2 needs 2 devices'):
+    sharding.make_mesh(fsdp=1, model=2)
+  with pytest.raises(
+    ValueError,
+    match='mesh model=3 needs 3 .* 4: data x sequence x model has to divide 4',
+  ):
     sharding.make_mesh(model=3)
   with pytest.raises(ValueError, match='model=8 needs 8 devices, there are 4'):
     sharding.make_mesh(model=8)

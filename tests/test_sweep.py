@@ -109,6 +109,9 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     (('vocab_size=1',), {'on': 'cloud'}, 'config.on'),
     (('vocab_size=1',), {'on': 'slurm'}, 'there is no sbatch here'),
     (('vocab_size=1',), {'jobs': 0}, 'config.jobs 0 is not 1'),
+    (('vocab_size=1',), {'on': 'xpk', 'jobs': 2}, 'jobs 2 is not for .*=xpk'),
+    (('vocab_size=1',), {'on': 'xpk', 'gpus': 2}, 'gpus 2 is for .*=local'),
+    (('vocab_size=400',), {'gpus': 2}, 'gpus 2 is more than .* has, 1'),
     (('vocab_size=1',), {'recipe': 'sweep'}, 'is no recipe'),
   ],
 )
@@ -119,6 +122,7 @@ def test_mistakes_are_found_before_anything_runs(
   config.unlock()
   config.update(changes)
   monkeypatch.setenv('PATH', '')
+  monkeypatch.setattr(sweep.host, 'num_gpus', lambda: 1)
   with pytest.raises(InputError, match=says):
     sweep.run(config, str(tmp_path / 's'))
   assert not (tmp_path / 's').exists()

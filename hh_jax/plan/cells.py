@@ -107,8 +107,10 @@ def compile_cell(cell: Cell) -> Row:
   )
   # 1: it does not fit; or, without a plan, it failed
   if process.returncode not in (0, 1) or not process.stdout.strip():
-    said = process.stderr.strip() or f'exit code {process.returncode}'
-    raise InputError(f'cell {cell.text!r}: {said.splitlines()[-1]}')
+    said = f'exit code {process.returncode}'
+    if lines := process.stderr.strip().splitlines():
+      said = lines[-1] if process.returncode > 0 else f'{said}: {lines[-1]}'
+    raise InputError(f'cell {cell.text!r}: {said}')
   return {
     'key': cell.key,
     'cell': cell.text,

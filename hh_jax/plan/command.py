@@ -10,11 +10,11 @@ needed. JAX is imported once it is known how many devices it has to have. With
 import importlib.util
 import json
 import os
-import pathlib
 from typing import Any
 
 import ml_collections
 
+from hh_jax import host
 from hh_jax.errors import InputError
 
 VOCAB = 2**16  # where --vocab names none: configs/tokenizer.py:64k
@@ -73,8 +73,7 @@ def _start_jax(topology: Any) -> None:
       f"--topology {topology.name} needs the TPU's compiler: pip install "
       "'hh_jax[plan]'"
     )
-  num_gpus = len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))
-  if topology.kind != 'gpu' or num_gpus != topology.num_chips:
+  if topology.kind != 'gpu' or host.num_gpus() != topology.num_chips:
     os.environ['JAX_PLATFORMS'] = 'cpu'
   import jax
 

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
-from hh_jax import sharding
+from hh_jax import distributed, sharding
 from hh_jax.errors import InputError
 from hh_jax.plan import chips, measure
 from hh_jax.plan import phases as phases_lib
@@ -122,7 +122,8 @@ def compiled(
     config, mesh, vocab_size=asked.vocab_size, steps=asked.steps
   )
   seen, done = {}, []
-  for of in phases:
+  for i, of in enumerate(phases, 1):
+    distributed.say(f'compiling {of.name}, {i} of {len(phases)}')
     done.append(measure.phase(of, topology, seen, quick=asked.quick))
     if not whole and not done[-1].fits:
       break

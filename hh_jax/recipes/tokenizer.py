@@ -4,6 +4,7 @@ import pathlib
 
 import ml_collections
 
+from hh_jax import distributed
 from hh_jax import tokenizer as tokenizer_lib
 from hh_jax import workdir as workdir_lib
 from hh_jax.recipes import common
@@ -34,4 +35,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     'eval/chars_per_token': sum(map(len, held_out)) / sum(map(len, ids)),
   }
   workdir_lib.write_summary(workdir, summary)
+  distributed.say(
+    f'{path}: {tokenizer.vocab_size} tokens, '
+    f'{summary["eval/chars_per_token"]:.3g} characters a token'
+  )
   return summary

@@ -238,7 +238,9 @@ def test_a_fix_is_compiled():
 def test_the_command_prints_a_table_or_json(capsys):
   argv = ['plan', '--config=configs/pm.py:tiny', '--topology=cpu:4', *SHORT]
   assert main_lib.main([*argv, '--json']) == 0
-  found = json.loads(capsys.readouterr().out)
+  out, err = capsys.readouterr()
+  found = json.loads(out)
+  assert err == 'hh_jax: compiling train, 1 of 1\n'
   assert found['fits']
   one = {'data': 1, 'sequence': 1, 'model': 1}
   assert found['mesh'] == one | {'fsdp': 4}
@@ -259,7 +261,8 @@ def test_the_command_prints_a_table_or_json(capsys):
     (['--topology=cpu:4', '--config.batch_size=6'], 'divisible by fsdp=4'),
     (['--topology=cpu:4', '--vocab=many'], '--vocab takes an integer'),
     (['--topology=cpu:4', '--workdir=x'], 'takes no --workdir'),
-    (['--topology=cpu:4', '--topologie=x'], 'nearest: --topology'),
+    (['--topologie=v5p:4x8x8'], 'nearest: --topology; plan has --topology, '),
+    (['--chips=v5p:4x8x8'], 'plan has --topology, --vocab, --steps, --json, '),
   ],
 )
 def test_mistakes_are_one_line(words, message, capsys):

@@ -94,8 +94,14 @@ def test_a_cell_whose_process_dies_is_said(monkeypatch):
   monkeypatch.chdir(REPO)
   cell = cells.read_cell(CELLS[0], ())
   dies = dataclasses.replace(cell, command=('-c', 'raise SystemExit("oh")'))
-  with pytest.raises(InputError, match='oh$'):
+  with pytest.raises(InputError, match="': oh$"):
     cells.compile_cell(dies)
+  code = (
+    'import os, sys; print("score", file=sys.stderr); os.kill(os.getpid(), 9)'
+  )
+  killed = dataclasses.replace(cell, command=('-c', code))
+  with pytest.raises(InputError, match='exit code -9: score$'):
+    cells.compile_cell(killed)
 
 
 def test_what_the_page_compares_has_to_fit_as_it_is(

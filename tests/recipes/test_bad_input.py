@@ -188,15 +188,12 @@ REFUSED = {
     'model.attention=flash': "config.model: attention 'flash' is none of",
     'model.attention=cudnn': "attention 'cudnn' takes dtype 'bfloat16', not",
     'model.dtype=float8': "dtype 'float8' is none of",
-    'mesh.fsdp=3': 'config.mesh: mesh data=1 x fsdp=3 x sequence=1 x '
-    'model=1 needs 3 devices',
+    'mesh.fsdp=3': 'config.mesh: mesh fsdp=3 needs 3 devices',
     'mesh.model=0': 'config.mesh: mesh model=0 is not 1 or more',
     'mesh.data=0': 'config.mesh: mesh data=0 is not 1 or more',
     'mesh.sequence=0': 'config.mesh: mesh sequence=0 is not 1 or more',
-    'mesh.model=3': 'config.mesh: mesh data=1 x fsdp=1 x sequence=1 x '
-    'model=3 needs 3 devices',
-    'mesh.model=8': 'config.mesh: mesh data=1 x fsdp=1 x sequence=1 x '
-    'model=8 needs 8 devices',
+    'mesh.model=3': 'config.mesh: mesh model=3 needs 3 devices',
+    'mesh.model=8': 'config.mesh: mesh model=8 needs 8 devices',
     'optimizer.schedule=square': "schedule 'square' is none of",
     'optimizer.lr=1e999': '--config.optimizer.lr is inf: numbers have to be',
     'optimizer.lr=-0.1': 'config.optimizer.lr -0.1 is not between 0 and',

@@ -59,6 +59,13 @@ def test_the_last_line_is_the_report_and_progress_is_on_stderr(chain):
   assert page.startswith('<!doctype html>') or page.startswith('<!DOCTYPE html')
   for name in TRAINED[:2]:
     assert f'{name} ' in chain.done.err
+  tokenizer = chain.path / 'tokenizer'
+  numbers = read(tokenizer / 'summary.json')
+  line = (
+    f'hh_jax: {tokenizer / "tokenizer.model"}: {numbers["vocab_size"]} tokens, '
+    f'{numbers["eval/chars_per_token"]:.3g} characters a token'
+  )
+  assert line in chain.done.err.splitlines()
 
 
 def test_the_policy_run_logs_all_that_the_report_draws(chain):
