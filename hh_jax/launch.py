@@ -39,8 +39,6 @@ POLL_S = 0.2
 LINKS = (
   'tokenizer', 'init_from', 'teacher', 'pm', 'heldout_pm', 'others', 'run',
 )  # fmt: skip
-# Config fields that recipes give to common.check_batch.
-BATCHES = ('batch_size', 'teacher_batch_size', 'exact_rows')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +155,8 @@ def _check_batches(stage: str, config: Any, shape: tuple[int, ...]) -> None:
   from hh_jax.recipes import common, ppo
 
   mesh = AbstractMesh(shape, sharding.AXES)
-  if stage == 'ppo':
-    ppo.check_batches(config, mesh)
-    return
-  for name in BATCHES:
-    if name in config:
-      common.check_batch(config, mesh, name)
+  check = ppo.check_batches if stage == 'ppo' else common.check_batches
+  check(config, mesh)
 
 
 def _mesh_shape(options: Options, mesh: Any) -> tuple[int, ...] | None:

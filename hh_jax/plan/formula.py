@@ -5,6 +5,8 @@ a backward pass costs two forward ones. Recomputation is not needed, so a
 program that rematerialises does more.
 """
 
+from typing import Any
+
 from hh_jax.sizes import ModelConfig
 
 
@@ -37,3 +39,39 @@ def sample(
   steps = replies * reply
   drawn = forward(model, steps, columns=width + reply) + head(model, steps)
   return read + drawn
+
+
+def ppo(config: Any, nets: Any) -> dict[str, float]:
+  """By phase of that config and its networks; a reply counts as full."""
+  replies = config.batch_size
+  width = config.max_prompt + config.max_reply
+  drawn = replies * config.max_reply
+
+  def passes(model: Any, num_heads: int) -> float:
+    once = forward(model.config, replies * width, columns=width)
+    return once + num_heads * head(model.config, drawn)
+
+  policy, judge = passes(nets.policy, 1), passes(nets.pm, 0)
+  value = passes(nets.value, 0) if nets.values == 'separate' else 0.0
+  text = config.ptx_rows * config.ptx_row_length * bool(config.ptx_coef)
+  of_text = train(
+    nets.policy.config, text, columns=config.ptx_row_length, predicted=text
+  )
+  members = 1 + len(config.ensemble.others)
+  score = 2 * policy + value + members * judge
+  update = config.num_epochs * (
+    3 * (policy + value) + config.num_minibatches * of_text
+  )
+  return {
+    'reshard': 0.0,
+    'sample': sample(
+      nets.policy.config,
+      prompts=replies // config.samples_per_prompt,
+      replies=replies,
+      width=config.max_prompt,
+      reply=config.max_reply,
+    ),
+    'score': score,
+    'update': update,
+    'learn': score + update - policy - value,  # a pass for both
+  }

@@ -144,11 +144,9 @@ def _train_phase(
   """The step of supervised.train_on_rows."""
   tx, _ = common.make_optimizer(config.optimizer, num_steps=calls or 1)
   state = _Shapes(mesh).state(model.init, tx)
+  num = config.num_micro_batches
   step = train.make_train_step(
-    loss_fn,
-    tx,
-    shardings_of(state),
-    num_micro_batches=config.num_micro_batches,
+    loss_fn, tx, shardings_of(state), num_micro_batches=num
   )
   tokens = config.batch_size * config.row_length
   flops = formula.train(
@@ -215,7 +213,7 @@ def _ppo(config: Config, mesh: Mesh, vocabulary: Any) -> list[Phase]:
     state,
     _frozen(config, nets, shapes),
     jitted=policy_training.make_jitted(config, nets, tx, shardings_of(state)),
-    flops=_ppo_flops(config, nets),
+    flops=formula.ppo(config, nets),
   )
 
 
@@ -302,42 +300,6 @@ def _decode_trips(config: Config, mesh: Mesh) -> dict[str, float]:
   at_once = sampling.at_once(-(-slots // ways), config.samples_per_prompt)
   refills = replies / ways / at_once
   return {'open_trips': steps, 'inner_trips': refills / steps}
-
-
-def _ppo_flops(config: Config, nets: Any) -> dict[str, float]:
-  """By phase; a reply counts as full."""
-  replies = config.batch_size
-  width = config.max_prompt + config.max_reply
-  drawn = replies * config.max_reply
-
-  def passes(model: Any, num_heads: int) -> float:
-    forward = formula.forward(model.config, replies * width, columns=width)
-    return forward + num_heads * formula.head(model.config, drawn)
-
-  policy, judge = passes(nets.policy, 1), passes(nets.pm, 0)
-  value = passes(nets.value, 0) if nets.values == 'separate' else 0.0
-  text = config.ptx_rows * config.ptx_row_length * bool(config.ptx_coef)
-  of_text = formula.train(
-    nets.policy.config, text, columns=config.ptx_row_length, predicted=text
-  )
-  members = 1 + len(config.ensemble.others)
-  score = 2 * policy + value + members * judge
-  update = config.num_epochs * (
-    3 * (policy + value) + config.num_minibatches * of_text
-  )
-  return {
-    'reshard': 0.0,
-    'sample': formula.sample(
-      nets.policy.config,
-      prompts=replies // config.samples_per_prompt,
-      replies=replies,
-      width=config.max_prompt,
-      reply=config.max_reply,
-    ),
-    'score': score,
-    'update': update,
-    'learn': score + update - policy - value,  # a pass for both
-  }
 
 
 # Recipe -> (a field that only its config has, its phases).

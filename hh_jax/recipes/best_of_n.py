@@ -60,7 +60,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_range(config, 'num_samples', 2)
   common.check_range(config, 'no_stop_penalty', 0)
   common.check_range(config, 'slots', 0)
-  common.check_batch(config, common.make_mesh(config.mesh))
+  common.check_batches(config, common.make_mesh(config.mesh))
   if config.num_prompts != 0:  # 0: all
     common.check_range(config, 'num_prompts', 2)
   if config.split not in SPLITS:

@@ -29,6 +29,15 @@ KINDS = {'init_from': ('pretrain', 'distill', 'sft'), 'teacher': ('pretrain',),
          'ensemble.others': ('pm',)}  # fmt: skip
 
 
+# Size of a batch -> by what it is split, before the devices split it.
+BATCHES = {
+  'batch_size': ('num_minibatches', 'num_micro_batches'),
+  'eval_batch_size': (),
+  'teacher_batch_size': (),
+  'exact_rows': (),
+}
+
+
 def check_seed(seed: int) -> None:
   """Raises InputError unless it is a seed that JAX and NumPy both take."""
   if not 0 <= seed < 2**32:
@@ -269,13 +278,15 @@ def check_checkpoints(config: Any) -> None:
     )
 
 
-def check_batch(
-  config: Any, mesh: Mesh, name: str = 'batch_size', *parts: str
-) -> None:
-  """Raises InputError when a batch of that size does not fit the mesh.
+def check_batches(config: Any, mesh: Mesh) -> None:
+  """Raises InputError when a batch of the config does not fit the mesh."""
+  for name, parts in BATCHES.items():
+    if name in config:
+      check_batch(config, mesh, name, *(x for x in parts if x in config))
 
-  `parts` are the fields by which it is split before.
-  """
+
+def check_batch(config: Any, mesh: Mesh, name: str, *parts: str) -> None:
+  """The same of one; `parts` are the fields by which it is split before."""
   check_positive(config, name, *parts)
   split = {part: config[part] for part in parts if config[part] > 1}
   if config[name] % (math.prod(split.values()) * sharding.ways(mesh)):

@@ -22,9 +22,7 @@ COUNTS = (  # config fields of 1 or more
   'num_steps',
   'top_k',
   'head_chunk',
-  'teacher_batch_size',
   'eval_texts',
-  'exact_rows',
   'eval_every',
   'save_every',
 )
@@ -37,10 +35,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_range(config, 'row_length', 2)  # a token and its target
   common.check_range(config, 'num_texts', 0)
   common.check_range(config, 'answers_share', 0, 1)
-  mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh, 'batch_size', 'num_micro_batches')
-  for name in ('teacher_batch_size', 'exact_rows'):
-    common.check_batch(config, mesh, name)
+  common.check_batches(config, common.make_mesh(config.mesh))
   if config.stored_dtype not in distillation.DTYPES:
     raise InputError(
       f'config.stored_dtype {config.stored_dtype!r} is none of '

@@ -50,7 +50,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       'config.layers: layer 0 is the embedding of the last token, the same for '
       'all prompts; blocks are layers 1 and up'
     )
-  common.check_batch(config, common.make_mesh(config.mesh))
+  common.check_batches(config, common.make_mesh(config.mesh))
 
 
 def _check_whole(config: ml_collections.ConfigDict, name: str) -> None:

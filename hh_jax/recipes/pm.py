@@ -129,8 +129,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a field that is missing or out of its range."""
   common.check_positive(config, *COUNTS)
   common.check_checkpoints(config)
-  mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh, 'batch_size', 'num_micro_batches')
+  common.check_batches(config, common.make_mesh(config.mesh))
   common.check_range(config, 'label_smoothing', 0, 1)
   for name in ('centring', 'lm_coef', 'harmless_weight'):
     common.check_range(config, name, 0)

@@ -100,7 +100,7 @@ def make_judge(
 ) -> Judge:
   """The PM of config.pm (and its ensemble), in rows as it was trained on."""
   mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh)
+  common.check_batches(config, mesh)
   tokenizer = common.load_tokenizer(config.tokenizer)
   model = common.make_model(
     ml_collections.ConfigDict(there['model']), tokenizer

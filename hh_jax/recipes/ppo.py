@@ -80,12 +80,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   """Raises InputError for batches that do not divide as they have to."""
-  common.check_batch(config, mesh, 'eval_batch_size')
-  for parts in (
-    ('num_minibatches', 'num_micro_batches'),
-    ('samples_per_prompt',),
-  ):
-    common.check_batch(config, mesh, 'batch_size', *parts)
+  common.check_batches(config, mesh)
+  common.check_batch(config, mesh, 'batch_size', 'samples_per_prompt')
   if config.ptx_rows:
     common.check_batch(config, mesh, 'ptx_rows', 'num_micro_batches')
 

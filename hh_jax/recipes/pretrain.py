@@ -48,8 +48,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_positive(config, *COUNTS)
   common.check_checkpoints(config)
   common.check_range(config, 'row_length', 2)  # a token and its target
-  mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh, 'batch_size', 'num_micro_batches')
+  common.check_batches(config, common.make_mesh(config.mesh))
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:

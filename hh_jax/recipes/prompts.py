@@ -36,7 +36,7 @@ DrawFn = Callable[
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError for a field that is missing or out of its range."""
   common.check_positive(config, *COUNTS)
-  common.check_batch(config, common.make_mesh(config.mesh))
+  common.check_batches(config, common.make_mesh(config.mesh))
   common.check_range(config, 'num_shown', 0)
   common.check_temperature(config)
   common.check_range(config, 'top_p', 1e-6, 1)

@@ -51,7 +51,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'config.top_p {config.top_p} is not above 0 and at most 1'
     )
   common.check_temperature(config)
-  common.check_batch(config, common.make_mesh(config.mesh))
+  common.check_batches(config, common.make_mesh(config.mesh))
 
 
 @dataclasses.dataclass(frozen=True)

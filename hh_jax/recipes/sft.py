@@ -31,8 +31,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   common.check_checkpoints(config)
   common.check_range(config, 'row_length', 2)  # a token and its target
   common.check_range(config, 'max_broken', 0, 1)
-  mesh = common.make_mesh(config.mesh)
-  common.check_batch(config, mesh, 'batch_size', 'num_micro_batches')
+  common.check_batches(config, common.make_mesh(config.mesh))
 
 
 def read(
