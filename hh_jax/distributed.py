@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import threading
 
@@ -316,6 +317,7 @@ def _leave(code: int, *, asks_who_died: bool) -> None:
   """
   import jax
 
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # or os._exit is never reached
   sys.stdout.flush()
   sys.stderr.flush()
   try:

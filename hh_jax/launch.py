@@ -1,11 +1,11 @@
 """Starts a run on several processes, here or on a cluster.
 
-  python -m hh_jax launch --on=slurm --nodes=4 RECIPE --config=... --workdir=...
+  python -m hh_jax launch --on=slurm --nodes=2 RECIPE --config=... --workdir=...
 
 `local` starts --processes of them on this machine; `slurm` prints a job script
 and `xpk` a command for TPU slices on GKE. What comes after the recipe's name is
 what it would be without `launch`; its options, the keys of its config, its mesh
-and, where that has a known size, its batches are checked here.
+and its batches are checked here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -131,8 +131,7 @@ def _check(options: Options, config: Any, command: cli.Command) -> None:
     if 'mesh' not in section:
       continue
     try:
-      if shape := _mesh_shape(options, section.mesh):
-        _check_batches(stage, section, shape)
+      _check_batches(stage, section, _mesh_shape(options, section.mesh))
     except InputError as error:
       raise InputError(f'{stage}: {error}') from error
 
@@ -159,9 +158,10 @@ def _check_batches(stage: str, config: Any, shape: tuple[int, ...]) -> None:
   check(config, mesh)
 
 
-def _mesh_shape(options: Options, mesh: Any) -> tuple[int, ...] | None:
-  """Sizes of sharding.AXES; None where how many devices is not known."""
-  if min(mesh.data, mesh.sequence, mesh.model) < 1:
+def _mesh_shape(options: Options, mesh: Any) -> tuple[int, ...]:
+  """Sizes of sharding.AXES; fsdp=1 where how many devices is not known."""
+  axes = mesh.data, mesh.sequence, mesh.model, abs(mesh.fsdp)
+  if min(axes) < 1 or mesh.fsdp < -1:
     raise InputError(f'config.mesh has an axis below 1: {mesh.to_dict()}')
   if options.on == 'xpk' and mesh.data % options.slices:
     raise InputError(
@@ -178,7 +178,7 @@ def _mesh_shape(options: Options, mesh: Any) -> tuple[int, ...] | None:
     raise InputError(
       f'config.mesh does not lay out {devices} devices: {mesh.to_dict()}'
     )
-  return (mesh.data, fsdp, mesh.sequence, mesh.model) if fsdp else None
+  return mesh.data, fsdp or 1, mesh.sequence, mesh.model
 
 
 def _is_section(value: Any) -> bool:

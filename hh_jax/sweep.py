@@ -89,10 +89,11 @@ def check(config: ml_collections.ConfigDict, root: pathlib.Path) -> list[Cell]:
   for name, low in (('jobs', 1), ('gpus', 0)):
     if config[name] < low:
       raise InputError(f'config.{name} {config[name]} is not {low} or more')
-  _check_places(config)
   if not config.cells:
     raise InputError('config.cells is empty: there is nothing to run')
   cells = [read_cell(text, config, root) for text in config.cells]
+  if not all(cell.is_finished for cell in cells):
+    _check_places(config)
   names = [cell.name for cell in cells]
   if twice := {name for name in names if names.count(name) > 1}:
     raise InputError(f'config.cells has {min(twice)!r} twice')
@@ -118,6 +119,11 @@ def _check_places(config: ml_collections.ConfigDict) -> None:
   if config.gpus and config.on != 'local':
     raise InputError(
       f'config.gpus {config.gpus} is for config.on=local, not {config.on}'
+    )
+  if config.gpus and config.jobs not in (1, config.gpus):
+    raise InputError(
+      f'config.jobs {config.jobs} is not for config.gpus={config.gpus}: each '
+      'GPU takes a cell at a time'
     )
   if config.gpus > (there := host.num_gpus()):
     raise InputError(

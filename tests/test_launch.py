@@ -121,6 +121,8 @@ def test_names_of_workloads_stay_apart(capsys, runs):
     ),
     (['--on=slurm', *PM, '--config.mesh.fsdp=4'], 'does not lay out 8 devices'),
     (['--on=slurm', *PM, '--config.mesh.data=0'], 'has an axis below 1'),
+    (['--on=slurm', *PM, '--config.mesh.fsdp=0'], 'has an axis below 1'),
+    (['--on=slurm', *PM, '--config.mesh.fsdp=-5'], 'has an axis below 1'),
     (
       ['--on=slurm', '--nodes=4', *PM],
       'pm: config.batch_size 16 is not divisible by fsdp=32',
@@ -128,6 +130,10 @@ def test_names_of_workloads_stay_apart(capsys, runs):
     (
       ['--on=xpk', *MOUNTED, '--config.mesh.fsdp=3'],
       'batch_size 16 is not divisible by fsdp=3',
+    ),
+    (  # on however many chips
+      ['--on=xpk', *MOUNTED, '--config.num_micro_batches=3'],
+      'batch_size 16 is not divisible by num_micro_batches=3 x fsdp=1',
     ),
     (
       ['--on=slurm', *PPO, '--config.num_micro_batches=3'],

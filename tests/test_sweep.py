@@ -112,6 +112,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     (('vocab_size=1',), {'on': 'xpk', 'jobs': 2}, 'jobs 2 is not for .*=xpk'),
     (('vocab_size=1',), {'on': 'xpk', 'gpus': 2}, 'gpus 2 is for .*=local'),
     (('vocab_size=400',), {'gpus': 2}, 'gpus 2 is more than .* has, 1'),
+    (('vocab_size=1',), {'gpus': 1, 'jobs': 3}, 'jobs 3 is not for .*gpus=1'),
     (('vocab_size=1',), {'recipe': 'sweep'}, 'is no recipe'),
   ],
 )

@@ -29,6 +29,8 @@ KINDS = {'init_from': ('pretrain', 'distill', 'sft'), 'teacher': ('pretrain',),
          'ensemble.others': ('pm',)}  # fmt: skip
 
 
+# What may be otherwise when a run goes on: the steps are the same.
+MAY_CHANGE = ('num_micro_batches',)
 # Size of a batch -> by what it is split, before the devices split it.
 BATCHES = {
   'batch_size': ('num_minibatches', 'num_micro_batches'),
@@ -280,6 +282,7 @@ def check_checkpoints(config: Any) -> None:
 
 def check_batches(config: Any, mesh: Mesh) -> None:
   """Raises InputError when a batch of the config does not fit the mesh."""
+  check_positive(config, 'batch_size')
   for name, parts in BATCHES.items():
     if name in config:
       check_batch(config, mesh, name, *(x for x in parts if x in config))

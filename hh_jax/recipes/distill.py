@@ -22,6 +22,9 @@ COUNTS = (  # config fields of 1 or more
   'num_steps',
   'top_k',
   'head_chunk',
+  'num_micro_batches',
+  'teacher_batch_size',
+  'exact_rows',
   'eval_texts',
   'eval_every',
   'save_every',
@@ -112,7 +115,9 @@ def make_evaluator(
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """The teacher's pass, then config.num_steps on it; returns the summary."""
   check(config)
-  workdir_lib.open_run(workdir, config.to_dict(), 'distill')
+  workdir_lib.open_run(
+    workdir, config.to_dict(), 'distill', may_change=common.MAY_CHANGE
+  )
   if workdir_lib.is_finished(workdir):
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)

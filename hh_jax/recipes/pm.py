@@ -31,6 +31,7 @@ COUNTS = (  # config fields of 1 or more
   'max_pairs',
   'num_epochs',
   'num_parts',
+  'num_micro_batches',
   'eval_rows',
   'eval_every',
   'save_every',
@@ -192,7 +193,9 @@ def train(
 ) -> dict[str, float]:
   """What `pm` and `pmp` runs do; they start from runs of INIT_KINDS."""
   check(config)
-  workdir_lib.open_run(workdir, config.to_dict(), recipe)
+  workdir_lib.open_run(
+    workdir, config.to_dict(), recipe, may_change=common.MAY_CHANGE
+  )
   if workdir_lib.is_finished(workdir):
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)

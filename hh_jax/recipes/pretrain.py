@@ -15,6 +15,7 @@ COUNTS = (  # config fields of 1 or more
   'row_length',
   'num_steps',
   'head_chunk',
+  'num_micro_batches',
   'eval_rows',
   'eval_every',
   'save_every',
@@ -54,7 +55,9 @@ def check(config: ml_collections.ConfigDict) -> None:
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Trains for config.num_steps; returns the summary."""
   check(config)
-  workdir_lib.open_run(workdir, config.to_dict(), 'pretrain')
+  workdir_lib.open_run(
+    workdir, config.to_dict(), 'pretrain', may_change=common.MAY_CHANGE
+  )
   if workdir_lib.is_finished(workdir):
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)

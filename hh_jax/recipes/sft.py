@@ -19,6 +19,7 @@ COUNTS = (  # config fields of 1 or more
   'row_length',
   'num_epochs',
   'head_chunk',
+  'num_micro_batches',
   'eval_rows',
   'eval_every',
   'save_every',
@@ -113,7 +114,9 @@ def load(
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
   """Trains for config.num_epochs; returns the summary."""
   check(config)
-  workdir_lib.open_run(workdir, config.to_dict(), 'sft')
+  workdir_lib.open_run(
+    workdir, config.to_dict(), 'sft', may_change=common.MAY_CHANGE
+  )
   if workdir_lib.is_finished(workdir):
     return workdir_lib.read_summary(workdir)
   mesh = common.make_mesh(config.mesh)

@@ -31,8 +31,8 @@ IN_CHAIN = ('pretrain', 'pm', 'ppo', 'best_of_n')
 ALONE = ('pmp', 'distill', 'sft', 'prompts', 'sample')
 # Stopped at these steps on four devices, then on one; two processes end them.
 RESUMED = {'pm': (2, 4), 'ppo': (1, 2)}
-# beside the same on another mesh
-SPLIT = '--config.mesh.model=2'
+# beside the same on another mesh, a batch in two parts
+SPLIT = '--config.mesh.model=2', '--config.num_micro_batches=2'
 
 
 def argv(
@@ -126,7 +126,7 @@ def elsewhere(
   if processes > 1:
     del commands['sample']  # test_process_0_alone_prints has it
     for name in RESUMED:
-      split = argv(chain, name, path / f'{name}_split', SPLIT)
+      split = argv(chain, name, path / f'{name}_split', *SPLIT)
       commands[f'{name}_split'] = {'argv': split}
     slots = argv(chain, 'ppo', path / 'ppo_slots', '--config.slots=4')
     commands['ppo_slots'] = {'argv': slots}
