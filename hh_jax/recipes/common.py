@@ -29,7 +29,7 @@ KINDS = {'init_from': ('pretrain', 'distill', 'sft'), 'teacher': ('pretrain',),
          'ensemble.others': ('pm',)}  # fmt: skip
 
 
-# What may be otherwise when a run goes on: the steps are the same.
+# What may be otherwise when a run goes on: its steps are the same to rounding.
 MAY_CHANGE = ('num_micro_batches',)
 # Size of a batch -> by what it is split, before the devices split it.
 BATCHES = {
